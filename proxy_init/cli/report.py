@@ -1,0 +1,87 @@
+"""What the log says of a run, in words."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import unified_diff
+
+from ..config import EVERYTHING, Config, Mode
+from ..kernel.apply import Finding
+from ..model import BUILT_IN, Family, Ruleset
+from ..reconcile import as_table
+from ..text import rule_text, table_text
+
+MOST_RULES_LOGGED = 200
+
+
+def decisions(config: Config) -> Iterator[str]:
+    """What was decided, and where it was not asked for, why."""
+    yield f"mode {config.mode.value}, rule set {config.ruleset}"
+    if config.mode is Mode.NONE:
+        return
+    yield (
+        f"the proxy is uid {_listed(config.proxy_uids)}, gid {_listed(config.proxy_gids)}: "
+        "what it sends is not captured"
+    )
+    yield f"outbound TCP to {_outbound(config)} goes to port {config.outbound_port}"
+    yield f"inbound TCP to {_inbound(config)} goes to port {config.inbound_port}"
+    yield f"IPv4 yes; IPv6 {'yes' if config.ipv6 else 'no'}: {config.ipv6_reason}"
+
+
+def _outbound(config: Config) -> str:
+    if config.outbound_networks is EVERYTHING:
+        captured = "every address"
+    else:
+        captured = _listed(config.outbound_networks) or "no address"
+    if config.outbound_ports:
+        captured += f", and to port {_listed(config.outbound_ports)} of any"
+    excluded = (*config.outbound_excluded_networks, *_ports(config.outbound_excluded_ports))
+    return captured + (f" (but not {_listed(excluded)})" if excluded else "")
+
+
+def _inbound(config: Config) -> str:
+    if config.inbound_ports is not EVERYTHING:
+        return f"port {_listed(config.inbound_ports)}" if config.inbound_ports else "no port"
+    excluded = f" (but not {_listed(config.inbound_excluded_ports)})"
+    return "every port" + (excluded if config.inbound_excluded_ports else "")
+
+
+def _ports(ports: Iterable[int]) -> Iterator[str]:
+    return (f"port {port}" for port in ports)
+
+
+def _listed(items: Iterable[object], most: int = 10) -> str:
+    words = list(map(str, items))
+    more = len(words) - most
+    return ", ".join(words[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def rules(ruleset: Ruleset) -> Iterator[str]:
+    """Each rule, as iptables-save spells it."""
+    lines = [
+        f"{ruleset.family.title} {table.name}: -A {chain.name}{rule_text(rule)}"
+        for table in ruleset.tables
+        for chain in table.chains
+        for rule in chain.rules
+    ]
+    yield from lines[:MOST_RULES_LOGGED]
+    if len(lines) > MOST_RULES_LOGGED:
+        yield f"{ruleset.family.title}: and {len(lines) - MOST_RULES_LOGGED} more rules"
+
+
+def difference(findings: Mapping[Family, Finding]) -> Iterator[str]:
+    """A unified diff a table: what the kernel holds of ours, and what these flags ask for."""
+    for family, finding in findings.items():
+        for name in BUILT_IN:
+            if name not in finding.present:
+                continue
+            present, wanted = (
+                table_text(as_table(name, side[name])).splitlines()
+                for side in (finding.present, finding.wanted)
+            )
+            label = f"{family.title} {name}"
+            yield from unified_diff(
+                present,
+                wanted,
+                f"{label}, in the kernel",
+                f"{label}, wanted",
+                lineterm="",
+            )

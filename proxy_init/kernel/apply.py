@@ -1,0 +1,150 @@
+"""Bringing the kernel's tables to what the rule sets want, both families or none."""
+
+import errno
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from ..errors import ApplyFailed, ProxyInitError
+from ..model import BUILT_IN, Family, Ruleset, Table
+from ..ownership import Ours, ours_in
+from ..reconcile import TableEdit, arrange, edit
+from .diagnose import explained
+from .libiptc import KernelRefused, Tables, load
+from .workers import Worker
+
+logger = logging.getLogger(__name__)
+
+MOST_TRIES = 10
+"""How often a table is read again because a writer without the lock changed it in between."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one family's tables hold of ours, and what they should, by the table's name."""
+
+    present: Mapping[str, Ours]
+    wanted: Mapping[str, Ours]
+    edits: tuple[TableEdit, ...]
+
+
+def apply(
+    rulesets: Sequence[Ruleset],
+    decide: Callable[[Mapping[Family, Finding]], bool],
+    force: bool = False,
+) -> bool:
+    """Read both families, ask `decide` whether to go on, and write; gives whether anything was.
+
+    Raises ApplyFailed or NodeCannot; then every table is as it was found.
+    """
+    load()  # once, before the children are made
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(Worker(ruleset.family.title, partial(_steps, ruleset, force)))
+            for ruleset in rulesets
+        ]
+        found, failures = _side_by_side(workers)
+        if failures:
+            raise failures[0]
+        findings = {
+            ruleset.family: finding
+            for ruleset, finding in zip(rulesets, found.values(), strict=True)
+        }
+        if not decide(findings) or not any(finding.edits for finding in findings.values()):
+            return False
+        written, failures = _side_by_side(workers)
+        if failures:
+            _side_by_side(list(written))  # they take theirs back
+            raise failures[0]
+        return True
+
+
+def _side_by_side(
+    workers: Sequence["Worker[Finding]"],
+) -> tuple[dict["Worker[Finding]", Finding], list[Exception]]:
+    """One step of every worker at the same time: the answers, and the failures."""
+    for worker in workers:
+        worker.ask()
+    answers: dict[Worker[Finding], Finding] = {}
+    failures: list[Exception] = []
+    for worker in workers:
+        try:
+            answers[worker] = worker.answer()
+        except (ProxyInitError, RuntimeError) as error:
+            failures.append(error)
+    return answers, failures
+
+
+def _steps(ruleset: Ruleset, force: bool) -> Iterator[Finding]:
+    """One family's work: look; write; and, only if asked once more, take it back."""
+    tables = Tables(ruleset.family)
+    written: list[str] = []
+    try:
+        present = _read(tables, ruleset)
+        before = {table.name: ours_in(table) for table in present}
+        finding = _compare(present, ruleset, force)
+        yield finding
+        try:
+            for change in finding.edits:
+                _write(tables, change, partial(arrange, ruleset.table(change.table)), force)
+                written.append(change.table)
+        except (KernelRefused, ApplyFailed):
+            _restore(tables, written, before)
+            raise
+        yield finding
+        _restore(tables, written, before)
+        yield finding
+    except KernelRefused as refused:
+        raise explained(refused, ruleset) from refused
+
+
+def _read(tables: Tables, ruleset: Ruleset) -> list[Table]:
+    needed = {table.name for table in ruleset.tables}
+    there = tables.instantiated()
+    return [tables.read(name) for name in BUILT_IN if name in needed or name in there]
+
+
+def _compare(present: Sequence[Table], ruleset: Ruleset, force: bool) -> Finding:
+    wanted = {table.name: arrange(ruleset.table(table.name), table) for table in present}
+    edits = [edit(table, wanted[table.name], force) for table in present]
+    return Finding(
+        {table.name: ours_in(table) for table in present},
+        wanted,
+        tuple(change for change in edits if change is not None),
+    )
+
+
+def _write(
+    tables: Tables, change: TableEdit, wanted: Callable[[Table], Ours], force: bool = False
+) -> None:
+    """Carry out a change of a table; if the table has changed since it was read, a new one."""
+    name = change.table
+    for _ in range(MOST_TRIES):
+        try:
+            tables.write(change)
+            return
+        except KernelRefused as refused:
+            if refused.number != errno.EAGAIN:
+                raise
+        present = tables.read(name)
+        again = edit(present, wanted(present), force)
+        if again is None:
+            return
+        change = again
+    raise ApplyFailed(
+        f"table {name} was changed by another program {MOST_TRIES} times while we read it; "
+        "end that program, or make it take the xtables lock"
+    )
+
+
+def _restore(tables: Tables, names: Sequence[str], before: Mapping[str, Ours]) -> None:
+    for name in reversed(names):
+        change = edit(tables.read(name), before[name])
+        if change is not None:
+            _write(tables, change, partial(_always, before[name]))
+
+
+def _always(ours: Ours, present: Table) -> Ours:
+    return ours

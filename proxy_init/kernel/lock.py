@@ -1,0 +1,75 @@
+"""The lock that the iptables programs hold while they change rules.
+
+See XTABLES_LOCKFILE in man 8 iptables.
+"""
+
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import ApplyFailed
+
+logger = logging.getLogger(__name__)
+_POLL_SECONDS = 0.05
+
+
+@contextmanager
+def xtables_lock(path: str, wait: int) -> Iterator[None]:
+    """Hold the lock file at `path`, waiting at most `wait` seconds for whoever has it.
+
+    A container's file system may have no place for the file; then nobody else in the container
+    can hold it either, and we go on without. Raises ApplyFailed when the wait is over.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        logger.debug("no xtables lock: %s: %s", path, error.strerror)
+        yield
+        return
+    try:
+        _wait_for(descriptor, path, wait)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _wait_for(descriptor: int, path: str, wait: int) -> None:
+    # flock() itself can't be bounded without a signal handler, so it is asked again and again.
+    until = time.monotonic() + wait
+    told = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            holder = _holder(descriptor)
+        if time.monotonic() >= until:
+            raise ApplyFailed(
+                f"the xtables lock {path} is still held by {holder} after {wait} s; "
+                "end that program, or wait longer with --wait SECONDS"
+            )
+        if not told:
+            logger.info(
+                "waiting up to %d s for the xtables lock %s, held by %s", wait, path, holder
+            )
+            told = True
+        time.sleep(_POLL_SECONDS)
+
+
+def _holder(descriptor: int) -> str:
+    """Who holds the lock, from /proc/locks (man 5 proc)."""
+    status = os.fstat(descriptor)
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()
+            if words[1] == "FLOCK" and words[5] == file:
+                name = Path(f"/proc/{words[4]}/comm").read_text().strip()
+                return f"process {words[4]} ({name})"
+    except OSError:
+        pass
+    return "another process"

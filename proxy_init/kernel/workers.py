@@ -1,0 +1,91 @@
+"""Work in a child process, one step at a time.
+
+libxtables can serve only one family in a process, and may end the process on an error. So each
+family's work is a generator that runs in a child of its own: the parent asks for one step after
+the other, of several children side by side, and survives whatever happens in them.
+"""
+
+import os
+import pickle
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import BinaryIO, Generic, TypeVar
+
+from ..errors import ApplyFailed, ProxyInitError
+
+Step = TypeVar("Step")
+
+
+class Worker(Generic[Step]):
+    """A child process that takes the steps of a generator when asked.
+
+    Use it as a context manager; at the end the child is gone. A child whose parent dies takes no
+    further step.
+    """
+
+    def __init__(self, title: str, steps: Callable[[], Iterator[Step]]) -> None:
+        self.title = title
+        asked, self._ask = os.pipe()
+        answers, answer = os.pipe()
+        self._output = os.memfd_create("output")
+        self._pid = os.fork()
+        if self._pid == 0:
+            # os._exit: nothing of the parent's may be cleaned up or flushed a second time.
+            try:
+                os.close(self._ask)
+                _only_output(self._output)
+                _serve(steps(), asked, os.fdopen(answer, "wb"))
+            finally:
+                os._exit(0)
+        os.close(asked)
+        os.close(answer)
+        self._answers: BinaryIO = os.fdopen(answers, "rb")
+
+    def __enter__(self) -> "Worker[Step]":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._ask)
+        self._answers.close()
+        os.waitpid(self._pid, 0)
+        os.close(self._output)
+
+    def ask(self) -> None:
+        """Let the child begin its next step."""
+        with suppress(BrokenPipeError):  # `answer` says what happened
+            os.write(self._ask, b".")
+
+    def answer(self) -> Step:
+        """What the step yielded. Raises what it raised, and ApplyFailed if the child ended."""
+        try:
+            kind, value = pickle.load(self._answers)
+        except EOFError:
+            output = os.pread(self._output, 4096, 0).decode(errors="replace").strip()
+            said = f", saying: {output}" if output else ""
+            raise ApplyFailed(f"{self.title}: libxtables ended the work{said}") from None
+        if kind == "error":
+            raise value
+        if kind == "bug":
+            raise RuntimeError(value)
+        step: Step = value
+        return step
+
+
+def _only_output(output: int) -> None:
+    """Send what libraries print to the file that the parent reads if the child ends early."""
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+
+
+def _serve(steps: Iterator[Step], asked: int, answers: BinaryIO) -> None:
+    while os.read(asked, 1):
+        message: tuple[str, object]
+        try:
+            message = ("step", next(steps))
+        except ProxyInitError as error:
+            message = ("error", error)
+        except Exception:
+            message = ("bug", traceback.format_exc())
+        pickle.dump(message, answers)
+        answers.flush()

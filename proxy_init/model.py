@@ -1,0 +1,364 @@
+"""The nouns of the project: families, rules, chains, tables, and what routing goes with them.
+
+Everything here is a frozen value that knows nothing of the machine. A match and a target say how
+iptables spells them (`options`), and `read_match` and `read_target` take the same spelling back,
+so that text, libiptc and every reader of the kernel share one definition of each.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import NamedTuple, TypeAlias, TypeVar
+from typing import Protocol as Interface
+
+Network: TypeAlias = IPv4Network | IPv6Network
+
+
+class Family(Enum):
+    """An address family, with what the rules need to know of it."""
+
+    V4 = 4
+    V6 = 6
+
+    @property
+    def title(self) -> str:
+        """How people write it: IPv4 or IPv6."""
+        return f"IPv{self.value}"
+
+    @property
+    def passthrough(self) -> Network:
+        """The source address with which a proxy hands inbound connections to the application."""
+        return ip_network("127.0.0.6/32" if self is Family.V4 else "::6/128")
+
+
+BUILT_IN: dict[str, tuple[str, ...]] = {
+    "raw": ("PREROUTING", "OUTPUT"),
+    "mangle": ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"),
+    "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
+    "filter": ("INPUT", "FORWARD", "OUTPUT"),
+}
+"""The tables in the order in which a packet meets them, and the kernel's own chains in each."""
+
+
+class Option(NamedTuple):
+    """One option of a match or target extension, as iptables spells it: `! --name value`."""
+
+    name: str
+    value: str = ""
+    negated: bool = False
+
+
+# Matches that stand in every rule's header.
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """-s: the packet's source lies in `network`."""
+
+    network: Network
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """-d: the packet's destination lies in `network`."""
+
+    network: Network
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InInterface:
+    """-i: the interface it arrived on; a trailing + makes `name` a prefix."""
+
+    name: str
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutInterface:
+    """-o: the interface it leaves by; a trailing + makes `name` a prefix."""
+
+    name: str
+    negated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """-p: the transport protocol."""
+
+    name: str
+    negated: bool = False
+
+
+# Matches that are extensions (man 8 iptables-extensions).
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationPort:
+    """-m tcp|udp --dport."""
+
+    name: str
+    port: int
+    negated: bool = False
+
+    def options(self) -> tuple[Option, ...]:
+        return (Option("dport", str(self.port), self.negated),)
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationPorts:
+    """-m multiport --dports."""
+
+    ports: tuple[int, ...]
+    negated: bool = False
+    name: str = field(default="multiport", init=False)
+
+    def options(self) -> tuple[Option, ...]:
+        return (Option("dports", ",".join(map(str, self.ports)), self.negated),)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerUid:
+    """-m owner --uid-owner: the user id of the socket that sent it."""
+
+    uid: int
+    negated: bool = False
+    name: str = field(default="owner", init=False)
+
+    def options(self) -> tuple[Option, ...]:
+        return (Option("uid-owner", str(self.uid), self.negated),)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerGid:
+    """-m owner --gid-owner: the group id of the socket that sent it."""
+
+    gid: int
+    negated: bool = False
+    name: str = field(default="owner", init=False)
+
+    def options(self) -> tuple[Option, ...]:
+        return (Option("gid-owner", str(self.gid), self.negated),)
+
+
+@dataclass(frozen=True, slots=True)
+class ConntrackState:
+    """-m conntrack --ctstate: what connection tracking calls the packet."""
+
+    states: tuple[str, ...]
+    name: str = field(default="conntrack", init=False)
+
+    def options(self) -> tuple[Option, ...]:
+        return (Option("ctstate", ",".join(self.states)),)
+
+
+@dataclass(frozen=True, slots=True)
+class Comment:
+    """-m comment: a remark for whoever lists the rules."""
+
+    text: str
+    name: str = field(default="comment", init=False)
+
+    def options(self) -> tuple[Option, ...]:
+        return (Option("comment", self.text),)
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownMatch:
+    """A foreign extension, or a foreign use of one that we know; kept as iptables spells it."""
+
+    name: str
+    spelling: tuple[Option, ...]
+
+    def options(self) -> tuple[Option, ...]:
+        return self.spelling
+
+
+HeaderMatch: TypeAlias = Source | Destination | InInterface | OutInterface | Protocol
+ExtensionMatch: TypeAlias = (
+    DestinationPort
+    | DestinationPorts
+    | OwnerUid
+    | OwnerGid
+    | ConntrackState
+    | Comment
+    | UnknownMatch
+)
+Match: TypeAlias = HeaderMatch | ExtensionMatch
+
+
+# Targets.
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """ACCEPT, DROP or RETURN."""
+
+    name: str
+
+    def options(self) -> tuple[Option, ...]:
+        return ()
+
+
+ACCEPT, DROP, RETURN = Verdict("ACCEPT"), Verdict("DROP"), Verdict("RETURN")
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """Go on in another chain, and come back at its end."""
+
+    name: str
+
+    def options(self) -> tuple[Option, ...]:
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """REDIRECT: to `port` of the machine itself; conntrack remembers where it was going."""
+
+    port: int
+    name: str = field(default="REDIRECT", init=False)
+
+    def options(self) -> tuple[Option, ...]:
+        return (Option("to-ports", str(self.port)),)
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownTarget:
+    """A foreign target, or none (name ""), or a goto; kept as iptables spells it."""
+
+    name: str
+    spelling: tuple[Option, ...] = ()
+    goto: bool = False
+
+    def options(self) -> tuple[Option, ...]:
+        return self.spelling
+
+
+Target: TypeAlias = Verdict | Jump | Redirect | UnknownTarget
+
+
+def _number(option: Option) -> int:
+    return int(option.value, 0)
+
+
+_MATCHES: dict[tuple[str, tuple[str, ...]], Callable[..., ExtensionMatch]] = {
+    ("tcp", ("dport",)): lambda o: DestinationPort("tcp", _number(o), o.negated),
+    ("udp", ("dport",)): lambda o: DestinationPort("udp", _number(o), o.negated),
+    ("multiport", ("dports",)): lambda o: DestinationPorts(
+        tuple(map(int, o.value.split(","))), o.negated
+    ),
+    ("owner", ("uid-owner",)): lambda o: OwnerUid(_number(o), o.negated),
+    ("owner", ("gid-owner",)): lambda o: OwnerGid(_number(o), o.negated),
+    ("conntrack", ("ctstate",)): lambda o: ConntrackState(tuple(o.value.split(","))),
+    ("comment", ("comment",)): lambda o: Comment(o.value),
+}
+_TARGETS: dict[tuple[str, tuple[str, ...]], Callable[..., Target]] = {
+    ("REDIRECT", ("to-ports",)): lambda o: Redirect(_number(o)),
+}
+
+
+def read_match(name: str, options: Sequence[Option]) -> ExtensionMatch:
+    """The match that iptables spells as `-m name options`; unknown ones keep their spelling."""
+    unknown: ExtensionMatch = UnknownMatch(name, tuple(options))
+    read = _MATCHES.get((name, tuple(option.name for option in options)))
+    return _exactly(read, unknown) if read else unknown
+
+
+def read_target(name: str, options: Sequence[Option]) -> Target:
+    """The target that iptables spells as `-j name options`, where it is an extension."""
+    unknown: Target = UnknownTarget(name, tuple(options))
+    read = _TARGETS.get((name, tuple(option.name for option in options)))
+    return _exactly(read, unknown) if read else unknown
+
+
+class _Spelled(Interface):
+    def options(self) -> tuple[Option, ...]: ...
+
+
+_Known = TypeVar("_Known", bound=_Spelled)
+
+
+def _exactly(read: Callable[..., _Known], unknown: _Known) -> _Known:
+    """What `read` makes of the spelling, if that spells the same again (no range, no mask)."""
+    try:
+        known = read(*unknown.options())
+    except ValueError:
+        return unknown
+    return known if known.options() == unknown.options() else unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row of a chain, and why it stands there.
+
+    Matches stand in the order in which iptables-save prints them. One that every packet passes
+    (-d 0.0.0.0/0, -i +) is dropped, as the kernel does.
+    """
+
+    matches: tuple[Match, ...]
+    target: Target
+    why: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        kept = tuple(match for match in self.matches if not _matches_all(match))
+        object.__setattr__(self, "matches", kept)
+
+
+def _matches_all(match: Match) -> bool:
+    match match:
+        case Source(network, False) | Destination(network, False):
+            return network.prefixlen == 0
+        case InInterface("+", False) | OutInterface("+", False):
+            return True
+        case _:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A chain and its rules.
+
+    In a built-in chain of a wanted table, the first `top` rules go above all foreign ones and the
+    others below. `policy` is what the kernel does at a built-in chain's end.
+    """
+
+    name: str
+    rules: tuple[Rule, ...]
+    top: int = 0
+    policy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table: of a Ruleset, what it must hold of ours; of the kernel, all that it holds."""
+
+    name: str
+    chains: tuple[Chain, ...]
+
+    def chain(self, name: str) -> Chain | None:
+        """The chain of that name, if it is here."""
+        return next((chain for chain in self.chains if chain.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """All that one family must hold of ours; without tables: nothing."""
+
+    family: Family
+    tables: tuple[Table, ...] = ()
+
+    def table(self, name: str) -> Table:
+        """The table of that name, empty where nothing of ours belongs there."""
+        empty = Table(name, ())
+        return next((table for table in self.tables if table.name == name), empty)
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Every rule, in table and chain order."""
+        return tuple(
+            rule for table in self.tables for chain in table.chains for rule in chain.rules
+        )

@@ -1,0 +1,141 @@
+"""Which rules in a table are ours: the one place that decides.
+
+Ours are the chains named ISTIO_…, every rule that jumps to one, and in built-in chains the few
+others that a rule set puts there, recognised by their exact form whatever interface, mark or uid
+they name. So rules of other flags, of another rule set, or left by the programs that ours replaces
+can be found. Everything else is foreign, even if it looks alike.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from .model import (
+    BUILT_IN,
+    RETURN,
+    Chain,
+    Comment,
+    InInterface,
+    Jump,
+    OutInterface,
+    Rule,
+    Table,
+    UnknownTarget,
+)
+
+PREFIX = "ISTIO_"
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A rule of ours in a chain that is not ours, behind so many foreign rules."""
+
+    behind: int
+    rule: Rule
+
+
+@dataclass(frozen=True)
+class Ours:
+    """All of ours in one table: our chains, and our rules in other chains, by the chain's name."""
+
+    chains: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+    placed: Mapping[str, tuple[Placed, ...]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.chains or self.placed)
+
+
+def ours_in(table: Table) -> Ours:
+    """What of a table's content is ours."""
+    numbers = numbers_of_ours(table)
+    placed: dict[str, tuple[Placed, ...]] = {}
+    for chain in table.chains:
+        own = numbers.get(chain.name, frozenset())
+        if own:
+            placed[chain.name] = tuple(
+                Placed(number - sum(1 for other in own if other < number), chain.rules[number])
+                for number in sorted(own)
+            )
+    return Ours(
+        {chain.name: chain.rules for chain in table.chains if chain.name.startswith(PREFIX)}, placed
+    )
+
+
+def numbers_of_ours(table: Table) -> Mapping[str, frozenset[int]]:
+    """By the name of each chain that is not ours, the places of our rules in it, from 0."""
+    found = {
+        chain.name: {number for number, rule in enumerate(chain.rules) if _jumps_to_ours(rule)}
+        for chain in table.chains
+        if not chain.name.startswith(PREFIX)
+    }
+    if any(found.get(name) for name in BUILT_IN[table.name]):
+        for name, number in _returns_for_interfaces(table):
+            found[name].add(number)
+    return {name: frozenset(numbers) for name, numbers in found.items() if numbers}
+
+
+def _jumps_to_ours(rule: Rule) -> bool:
+    return isinstance(rule.target, Jump | UnknownTarget) and rule.target.name.startswith(PREFIX)
+
+
+def _returns_for_interfaces(table: Table) -> Iterator[tuple[str, int]]:
+    """-c and -k: a RETURN for an interface is ours only together with its twin.
+
+    The twin of -c stands in the other of PREROUTING and OUTPUT, that of -k is the jump for the
+    same interface to ISTIO_REDIRECT. Where a foreign rule looks the same, those nearest to our
+    jump are ours: -c stands right before it, -k right behind the captures.
+    """
+    arriving = list(_numbered(table.chain("PREROUTING"), _return_on_arrival))
+    leaving = list(_numbered(table.chain("OUTPUT"), _return_on_departure))
+    twins = Counter(name for _, name in arriving) & Counter(name for _, name in leaving)
+    for chain, returns in (("PREROUTING", arriving), ("OUTPUT", leaving)):
+        left = Counter(twins)
+        for number, name in reversed(returns):
+            if left[name]:
+                left[name] -= 1
+                yield chain, number
+    captured = {name for _, name in _numbered(table.chain("PREROUTING"), _capture_on_arrival)}
+    for name in captured:
+        same = [number for number, other in arriving if other == name]
+        if same:
+            yield "PREROUTING", same[0]
+
+
+def _numbered(
+    chain: Chain | None, name_of: Callable[[Rule], str | None]
+) -> Iterator[tuple[int, str]]:
+    for number, rule in enumerate(chain.rules if chain else ()):
+        name = name_of(rule)
+        if name is not None:
+            yield number, name
+
+
+def _return_on_arrival(rule: Rule) -> str | None:
+    match _without_comment(rule), rule.target:
+        case (InInterface(name, False),), target if target == RETURN:
+            return name
+        case (), target if target == RETURN:
+            return "+"
+    return None
+
+
+def _return_on_departure(rule: Rule) -> str | None:
+    match _without_comment(rule), rule.target:
+        case (OutInterface(name, False),), target if target == RETURN:
+            return name
+        case (), target if target == RETURN:
+            return "+"
+    return None
+
+
+def _capture_on_arrival(rule: Rule) -> str | None:
+    match _without_comment(rule), rule.target:
+        case (*_, InInterface(name, False)), Jump("ISTIO_REDIRECT"):
+            return name
+        case _, Jump("ISTIO_REDIRECT"):
+            return "+"
+    return None
+
+
+def _without_comment(rule: Rule) -> tuple[object, ...]:
+    return tuple(match for match in rule.matches if not isinstance(match, Comment))

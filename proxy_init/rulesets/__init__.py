@@ -1,0 +1,34 @@
+"""The rule sets: each module turns a Config into what one family must hold."""
+
+from ..config import Config
+from ..model import Chain, Comment, Family, Rule, Ruleset, Table
+from . import current
+
+
+def build(config: Config, family: Family) -> Ruleset:
+    """What `family` must hold of ours under `config`; nothing where it is left alone."""
+    if family is Family.V6 and not config.ipv6:
+        return Ruleset(family)
+    ruleset = current.build(config, family)
+    return _with_comments(ruleset) if config.comments else ruleset
+
+
+def _with_comments(ruleset: Ruleset) -> Ruleset:
+    """The same rules, each with its reason as a comment in the kernel."""
+
+    def commented(rule: Rule) -> Rule:
+        return Rule((*rule.matches, Comment(rule.why)), rule.target, rule.why)
+
+    return Ruleset(
+        ruleset.family,
+        tuple(
+            Table(
+                table.name,
+                tuple(
+                    Chain(chain.name, tuple(map(commented, chain.rules)), chain.top)
+                    for chain in table.chains
+                ),
+            )
+            for table in ruleset.tables
+        ),
+    )

@@ -1,0 +1,108 @@
+"""Rules as iptables-save prints them, byte for byte but for counters and comments.
+
+The spelling follows iptables 1.8 (iptables/iptables.c `print_rule4`, libxtables/xtables.c
+`xtables_save_string`).
+"""
+
+import socket
+import string
+from collections.abc import Iterable, Iterator
+
+from .model import (
+    BUILT_IN,
+    Comment,
+    Destination,
+    InInterface,
+    Match,
+    Network,
+    Option,
+    OutInterface,
+    Protocol,
+    Rule,
+    Ruleset,
+    Source,
+    Table,
+    UnknownTarget,
+)
+
+_BARE = frozenset(string.ascii_letters + string.digits + "_-")
+
+
+def ruleset_text(ruleset: Ruleset) -> str:
+    """A family's tables, those that hold something of ours, in the order in which packets meet
+    them."""
+    return "".join(
+        table_text(ruleset.table(name)) for name in BUILT_IN if ruleset.table(name).chains
+    )
+
+
+def table_text(table: Table) -> str:
+    """What `iptables-save -t TABLE` prints where nothing but `table` is in it."""
+    return "".join(f"{line}\n" for line in _table_lines(table))
+
+
+def _table_lines(table: Table) -> Iterator[str]:
+    built_in = BUILT_IN[table.name]
+    # libiptc keeps the chains that people made sorted by name.
+    own = sorted(chain.name for chain in table.chains if chain.name not in built_in)
+    yield f"*{table.name}"
+    for name in built_in:
+        chain = table.chain(name)
+        yield f":{name} {chain.policy if chain and chain.policy else 'ACCEPT'} [0:0]"
+    for name in own:
+        yield f":{name} - [0:0]"
+    for name in (*built_in, *own):
+        chain = table.chain(name)
+        for rule in chain.rules if chain else ():
+            yield f"-A {name}{rule_text(rule)}"
+    yield "COMMIT"
+
+
+def rule_text(rule: Rule) -> str:
+    """A rule's matches and target, with a leading blank before each word."""
+    words = [_match_text(match) for match in rule.matches]
+    target = rule.target
+    if target.name:
+        flag = "-g" if isinstance(target, UnknownTarget) and target.goto else "-j"
+        words.append(f" {flag} {target.name}{_options_text(target.options())}")
+    return "".join(words)
+
+
+def _match_text(match: Match) -> str:
+    match match:
+        case Source(network, negated):
+            return _header("-s", network_text(network), negated)
+        case Destination(network, negated):
+            return _header("-d", network_text(network), negated)
+        case InInterface(name, negated):
+            return _header("-i", name, negated)
+        case OutInterface(name, negated):
+            return _header("-o", name, negated)
+        case Protocol(name, negated):
+            return _header("-p", name, negated)
+        case Comment(text):
+            return f" -m comment --comment {_quoted(text)}"
+        case _:
+            return f" -m {match.name}{_options_text(match.options())}"
+
+
+def _header(flag: str, value: str, negated: bool) -> str:
+    return f" ! {flag} {value}" if negated else f" {flag} {value}"
+
+
+def _options_text(options: Iterable[Option]) -> str:
+    return "".join(
+        _header(f"--{option.name}", option.value, option.negated).rstrip() for option in options
+    )
+
+
+def _quoted(text: str) -> str:
+    if text and _BARE.issuperset(text):
+        return text
+    return '"' + "".join(f"\\{char}" if char in "\"\\'" else char for char in text) + '"'
+
+
+def network_text(network: Network) -> str:
+    """ADDRESS/LENGTH as the C library spells addresses: ::127.0.0.53 keeps its dotted tail."""
+    family = socket.AF_INET if network.version == 4 else socket.AF_INET6
+    return f"{socket.inet_ntop(family, network.network_address.packed)}/{network.prefixlen}"
