@@ -7,7 +7,7 @@ can be found. Everything else is foreign, even if it looks alike.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from .model import (
@@ -45,9 +45,9 @@ class Ours:
         return bool(self.chains or self.placed)
 
 
-def ours_in(table: Table) -> Ours:
-    """What of a table's content is ours."""
-    numbers = numbers_of_ours(table)
+def ours_in(table: Table, expected: Table | None = None) -> Ours:
+    """What of a table's content is ours; for `expected`, see `numbers_of_ours`."""
+    numbers = numbers_of_ours(table, expected)
     placed: dict[str, tuple[Placed, ...]] = {}
     for chain in table.chains:
         own = numbers.get(chain.name, frozenset())
@@ -61,8 +61,12 @@ def ours_in(table: Table) -> Ours:
     )
 
 
-def numbers_of_ours(table: Table) -> Mapping[str, frozenset[int]]:
-    """By the name of each chain that is not ours, the places of our rules in it, from 0."""
+def numbers_of_ours(table: Table, expected: Table | None = None) -> Mapping[str, frozenset[int]]:
+    """By the name of each chain that is not ours, the places of our rules in it, from 0.
+
+    A -k interface of which nothing is captured leaves a RETURN without a twin, which nobody can
+    tell from a foreign rule; only where `expected` wants just that rule is it taken for ours.
+    """
     found = {
         chain.name: {number for number, rule in enumerate(chain.rules) if _jumps_to_ours(rule)}
         for chain in table.chains
@@ -71,6 +75,7 @@ def numbers_of_ours(table: Table) -> Mapping[str, frozenset[int]]:
     if any(found.get(name) for name in BUILT_IN[table.name]):
         for name, number in _returns_for_interfaces(table):
             found[name].add(number)
+        found["PREROUTING"].update(_expected_returns(table, expected, found["PREROUTING"]))
     return {name: frozenset(numbers) for name, numbers in found.items() if numbers}
 
 
@@ -85,7 +90,7 @@ def _returns_for_interfaces(table: Table) -> Iterator[tuple[str, int]]:
     same interface to ISTIO_REDIRECT. Where a foreign rule looks the same, those nearest to our
     jump are ours: -c stands right before it, -k right behind the captures.
     """
-    arriving = list(_numbered(table.chain("PREROUTING"), _return_on_arrival))
+    arriving = list(_numbered(_prerouting(table), _return_on_arrival))
     leaving = list(_numbered(table.chain("OUTPUT"), _return_on_departure))
     twins = Counter(name for _, name in arriving) & Counter(name for _, name in leaving)
     for chain, returns in (("PREROUTING", arriving), ("OUTPUT", leaving)):
@@ -94,11 +99,25 @@ def _returns_for_interfaces(table: Table) -> Iterator[tuple[str, int]]:
             if left[name]:
                 left[name] -= 1
                 yield chain, number
-    captured = {name for _, name in _numbered(table.chain("PREROUTING"), _capture_on_arrival)}
+    captured = {name for _, name in _numbered(_prerouting(table), _capture_on_arrival)}
     for name in captured:
         same = [number for number, other in arriving if other == name]
         if same:
             yield "PREROUTING", same[0]
+
+
+def _expected_returns(table: Table, expected: Table | None, known: Set[int]) -> Iterator[int]:
+    wanted = Counter(name for _, name in _numbered(_prerouting(expected), _return_on_arrival))
+    here = list(_numbered(_prerouting(table), _return_on_arrival))
+    wanted -= Counter(name for number, name in here if number in known)
+    for number, name in here:
+        if number not in known and wanted[name]:
+            wanted[name] -= 1
+            yield number
+
+
+def _prerouting(table: Table | None) -> Chain | None:
+    return table.chain("PREROUTING") if table else None
 
 
 def _numbered(

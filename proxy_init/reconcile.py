@@ -50,7 +50,7 @@ def arrange(wanted: Table, present: Table) -> Ours:
     below the foreign ones, so that these keep what they had.
     """
     placed: dict[str, tuple[Placed, ...]] = {}
-    here = ours_in(present).placed
+    here = ours_in(present, wanted).placed
     for chain in wanted.chains:
         if chain.name not in BUILT_IN[wanted.name]:
             continue
@@ -77,12 +77,15 @@ def _in_place(
     return tuple(Placed(behind, rule) for rule in rules)
 
 
-def edit(present: Table, wanted: Ours, force: bool = False) -> TableEdit | None:
+def edit(
+    present: Table, wanted: Ours, expected: Table | None = None, force: bool = False
+) -> TableEdit | None:
     """The one commit that turns what is ours in `present` into `wanted`; None where it is that.
 
-    With `force`, everything of ours is written anew.
+    `expected` is the wanted table, see `ownership.numbers_of_ours`. With `force`, everything of
+    ours is written anew.
     """
-    here = ours_in(present)
+    here = ours_in(present, expected)
     if here == wanted and not (force and wanted):
         return None
     moved = [
@@ -90,7 +93,7 @@ def edit(present: Table, wanted: Ours, force: bool = False) -> TableEdit | None:
         for name in {**here.placed, **wanted.placed}
         if force or here.placed.get(name, ()) != wanted.placed.get(name, ())
     ]
-    numbers = numbers_of_ours(present)
+    numbers = numbers_of_ours(present, expected)
     return TableEdit(
         present.name,
         created=tuple(name for name in wanted.chains if name not in here.chains),

@@ -82,45 +82,44 @@ def _steps(ruleset: Ruleset, force: bool) -> Iterator[Finding]:
     tables = Tables(ruleset.family)
     written: list[str] = []
     try:
-        present = _read(tables, ruleset)
-        before = {table.name: ours_in(table) for table in present}
-        finding = _compare(present, ruleset, force)
+        finding = _look(tables, ruleset, force)
         yield finding
         try:
             for change in finding.edits:
-                _write(tables, change, partial(arrange, ruleset.table(change.table)), force)
+                _write(tables, change, partial(_edit_for, ruleset, force))
                 written.append(change.table)
         except (KernelRefused, ApplyFailed):
-            _restore(tables, written, before)
+            _restore(tables, ruleset, written, finding)
             raise
         yield finding
-        _restore(tables, written, before)
+        _restore(tables, ruleset, written, finding)
         yield finding
     except KernelRefused as refused:
         raise explained(refused, ruleset) from refused
 
 
-def _read(tables: Tables, ruleset: Ruleset) -> list[Table]:
+def _look(tables: Tables, ruleset: Ruleset, force: bool) -> Finding:
     needed = {table.name for table in ruleset.tables}
     there = tables.instantiated()
-    return [tables.read(name) for name in BUILT_IN if name in needed or name in there]
-
-
-def _compare(present: Sequence[Table], ruleset: Ruleset, force: bool) -> Finding:
-    wanted = {table.name: arrange(ruleset.table(table.name), table) for table in present}
-    edits = [edit(table, wanted[table.name], force) for table in present]
+    names = [name for name in BUILT_IN if name in needed or name in there]
+    present = [tables.read(name) for name in names]
+    edits = [_edit_for(ruleset, force, table) for table in present]
     return Finding(
-        {table.name: ours_in(table) for table in present},
-        wanted,
+        {table.name: ours_in(table, ruleset.table(table.name)) for table in present},
+        {table.name: arrange(ruleset.table(table.name), table) for table in present},
         tuple(change for change in edits if change is not None),
     )
 
 
+def _edit_for(ruleset: Ruleset, force: bool, present: Table) -> TableEdit | None:
+    wanted = ruleset.table(present.name)
+    return edit(present, arrange(wanted, present), wanted, force)
+
+
 def _write(
-    tables: Tables, change: TableEdit, wanted: Callable[[Table], Ours], force: bool = False
+    tables: Tables, change: TableEdit, edit_for: Callable[[Table], TableEdit | None]
 ) -> None:
     """Carry out a change of a table; if the table has changed since it was read, a new one."""
-    name = change.table
     for _ in range(MOST_TRIES):
         try:
             tables.write(change)
@@ -128,23 +127,22 @@ def _write(
         except KernelRefused as refused:
             if refused.number != errno.EAGAIN:
                 raise
-        present = tables.read(name)
-        again = edit(present, wanted(present), force)
+        again = edit_for(tables.read(change.table))
         if again is None:
             return
         change = again
     raise ApplyFailed(
-        f"table {name} was changed by another program {MOST_TRIES} times while we read it; "
-        "end that program, or make it take the xtables lock"
+        f"table {change.table} was changed by another program {MOST_TRIES} times while we read "
+        "it; end that program, or make it take the xtables lock"
     )
 
 
-def _restore(tables: Tables, names: Sequence[str], before: Mapping[str, Ours]) -> None:
+def _restore(tables: Tables, ruleset: Ruleset, names: Sequence[str], before: Finding) -> None:
     for name in reversed(names):
-        change = edit(tables.read(name), before[name])
+
+        def edit_back(present: Table) -> TableEdit | None:
+            return edit(present, before.present[present.name], ruleset.table(present.name))
+
+        change = edit_back(tables.read(name))
         if change is not None:
-            _write(tables, change, partial(_always, before[name]))
-
-
-def _always(ours: Ours, present: Table) -> Ours:
-    return ours
+            _write(tables, change, edit_back)

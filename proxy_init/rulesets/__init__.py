@@ -1,13 +1,13 @@
 """The rule sets: each module turns a Config into what one family must hold."""
 
-from ..config import Config
+from ..config import Config, Mode
 from ..model import Chain, Comment, Family, Rule, Ruleset, Table
 from . import current
 
 
 def build(config: Config, family: Family) -> Ruleset:
     """What `family` must hold of ours under `config`; nothing where it is left alone."""
-    if family is Family.V6 and not config.ipv6:
+    if config.mode is Mode.NONE or (family is Family.V6 and not config.ipv6):
         return Ruleset(family)
     ruleset = current.build(config, family)
     return _with_comments(ruleset) if config.comments else ruleset

@@ -138,7 +138,7 @@ def nat_inbound(config: Config) -> Iterator[Rule]:
     yield Rule(
         (TCP, DestinationPort("tcp", config.tunnel_port)),
         RETURN,
-        f"port {config.tunnel_port} is the proxy's own tunnel port, reached directly",
+        f"port {config.tunnel_port} is the tunnel port of the proxy, reached directly",
     )
     if config.inbound_ports is EVERYTHING:
         for port in config.inbound_excluded_ports:
