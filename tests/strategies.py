@@ -1,0 +1,88 @@
+"""Random calls of proxy-init, for hypothesis: every flag of the rule set `current`, well formed."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+
+@dataclass(frozen=True)
+class Call:
+    """One command line and the variables that have no flag."""
+
+    flags: tuple[str, ...]
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+ports = st.integers(1, 65535).map(str)
+# Few numbers, so that they meet each other; and the ends of the range.
+ids = st.sampled_from([0, 1, 1000, 1337, 2000, 65534, 4294967294]).map(str)
+interfaces = st.sampled_from(["eth0", "eth1", "lo", "veth+", "+", "a-name_of.15ch+", "é", "net1"])
+
+
+def lists(items: SearchStrategy[str], least: int = 1, most: int = 4) -> SearchStrategy[str]:
+    """A comma list as people write them: blanks and an empty item here and there."""
+    several = st.lists(items, min_size=least, max_size=most)
+    return st.tuples(several, st.sampled_from([",", ", ", " ,", ",,"])).map(
+        lambda x: x[1].join(x[0])
+    )
+
+
+@st.composite
+def cidrs(draw: Callable[[SearchStrategy[int]], int]) -> str:
+    """An IPv4 or IPv6 CIDR, host bits and all, or a bare address."""
+    version = draw(st.sampled_from([4, 6]))
+    bits = 32 if version == 4 else 128
+    number = draw(
+        st.one_of(
+            st.integers(0, 2**bits - 1),
+            st.integers(0, 2**32 - 1),  # ::a.b.c.d is spelled with dots
+            st.sampled_from([0x7F000001, 0x0A000001, 1]),
+        )
+    )
+    address = IPv4Address(number % 2**32) if version == 4 else IPv6Address(number)
+    length = draw(st.one_of(st.integers(0, bits), st.just(-1)))
+    return str(address) if length < 0 else f"{address}/{length}"
+
+
+_VALUES: dict[str, SearchStrategy[str]] = {
+    "-p": ports,
+    "-z": ports,
+    "-e": ports,
+    "-u": lists(ids, most=3),
+    "-g": lists(ids, most=3),
+    "-m": st.sampled_from(["REDIRECT", "NONE", ""]),
+    "-b": st.one_of(st.just("*"), lists(ports, least=0)),
+    "-d": lists(ports, least=0),
+    "-i": st.one_of(st.just("*"), lists(cidrs(), least=0)),
+    "-x": lists(cidrs(), least=0),
+    "-q": lists(ports),
+    "-o": lists(ports),
+    "-c": lists(interfaces, most=3),
+    "-k": lists(interfaces, most=3),
+}
+_SWITCHES = ["--ipv6", "--no-ipv6", "--drop-invalid", "--dual-stack"]
+# The kernel takes 64 owner groups in a rule; iptables-restore's parser gives up at 50.
+_OWNER_GROUPS = st.one_of(
+    st.just({}),
+    lists(ids).map(lambda text: {"ISTIO_OUTBOUND_OWNER_GROUPS": text}),
+    lists(ids).map(lambda text: {"ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE": text}),
+)
+_LOOPBACK = st.one_of(
+    st.just({}),
+    st.integers(8, 32).map(lambda n: {"ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR": f"127.0.0.1/{n}"}),
+)
+
+
+@st.composite
+def calls(draw: Callable[[SearchStrategy[object]], object]) -> Call:
+    """A call with any of the flags, each with any good value."""
+    names = draw(st.lists(st.sampled_from(sorted(_VALUES)), unique=True))
+    flags: list[str] = []
+    for name in names:  # type: ignore[attr-defined]
+        flags += [name, str(draw(_VALUES[name]))]
+    flags += draw(st.lists(st.sampled_from(_SWITCHES), unique=True))  # type: ignore[arg-type]
+    environ = {**draw(_OWNER_GROUPS), **draw(_LOOPBACK)}  # type: ignore[dict-item]
+    return Call(tuple(flags), environ)
