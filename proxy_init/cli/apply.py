@@ -1,11 +1,13 @@
 """The init container's job, and its dry run."""
 
+import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from ..config import Config, Mode, read_config, settle
-from ..errors import ApplyFailed, ProxyInitError
+from ..errors import ApplyFailed, BadCall, ProxyInitError
 from ..kernel.host import Host, global_addresses
 from ..model import BUILT_IN, Family, Ruleset
 from ..rulesets import build
@@ -22,7 +24,8 @@ def run(words: list[str], environ: Mapping[str, str]) -> None:
     if config.network_namespace is not None:
         from ..kernel.namespace import enter
 
-        enter(config.network_namespace)
+        with _told():
+            enter(config.network_namespace)
     config = settle(config, global_addresses())
     for line in config.warnings:
         logger.warning("%s", line)
@@ -30,7 +33,8 @@ def run(words: list[str], environ: Mapping[str, str]) -> None:
         logger.info("%s", line)
     rulesets = {family: build(config, family) for family in Family}
     if config.dry_run:
-        _print(dry_run_text(config, rulesets))
+        with _told():
+            _print(dry_run_text(config, rulesets))
         return
     words_of_summary: dict[str, str | int] = {
         "result": "unchanged",
@@ -41,15 +45,27 @@ def run(words: list[str], environ: Mapping[str, str]) -> None:
         "rules": sum(len(ruleset.rules) for ruleset in rulesets.values()),
     }
     try:
-        words_of_summary["result"] = _apply(config, rulesets)
-    except ProxyInitError as error:
-        for line in str(error).splitlines():
-            logger.error("%s", line)
+        with _told():
+            words_of_summary["result"] = _apply(config, rulesets)
+    except ProxyInitError:
         words_of_summary["result"] = "failed"
         raise
     finally:
         words_of_summary["milliseconds"] = round((time.monotonic() - started) * 1000)
         summary(words_of_summary)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Log what goes wrong; what is wrong with the call itself, the entry point tells."""
+    try:
+        yield
+    except BadCall:
+        raise
+    except ProxyInitError as error:
+        for line in str(error).splitlines():
+            logger.error("%s", line)
+        raise
 
 
 def dry_run_text(config: Config, rulesets: Mapping[Family, Ruleset]) -> str:
@@ -64,6 +80,8 @@ def _print(text: str) -> None:
         sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
         sys.stdout.flush()
     except OSError as error:
+        # What the buffer still holds would fail once more at exit, and change the status.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise ApplyFailed(f"standard output: {error.strerror}") from error
 
 

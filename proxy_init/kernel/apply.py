@@ -2,7 +2,7 @@
 
 import errno
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 MOST_TRIES = 10
 """How often a table is read again because a writer without the lock changed it in between."""
+
+_NO_SUCH_TABLE = (errno.ENOENT, errno.ENOPROTOOPT, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,18 @@ def apply(
         }
         if not decide(findings) or not any(finding.edits for finding in findings.values()):
             return False
-        written, failures = _side_by_side(workers)
+        _, failures = _side_by_side(workers)
         if failures:
-            _side_by_side(list(written))  # they take theirs back
+            # In new processes: one that failed may be gone, with some of its tables written.
+            undoing = [
+                stack.enter_context(
+                    Worker(ruleset.family.title, partial(_take_back, ruleset, finding))
+                )
+                for ruleset, finding in zip(rulesets, found.values(), strict=True)
+            ]
+            _, remaining = _side_by_side(undoing)
+            for error in remaining:
+                logger.error("not all that was written could be taken back: %s", error)
             raise failures[0]
         return True
 
@@ -78,37 +89,50 @@ def _side_by_side(
 
 
 def _steps(ruleset: Ruleset, force: bool) -> Iterator[Finding]:
-    """One family's work: look; write; and, only if asked once more, take it back."""
+    """One family's work: look; then write."""
     tables = Tables(ruleset.family)
-    written: list[str] = []
     try:
         finding = _look(tables, ruleset, force)
         yield finding
-        try:
-            for change in finding.edits:
-                _write(tables, change, partial(_edit_for, ruleset, force))
-                written.append(change.table)
-        except (KernelRefused, ApplyFailed):
-            _restore(tables, ruleset, written, finding)
-            raise
-        yield finding
-        _restore(tables, ruleset, written, finding)
+        for change in finding.edits:
+            _write(tables, change, partial(_edit_for, ruleset, force))
         yield finding
     except KernelRefused as refused:
         raise explained(refused, ruleset) from refused
+
+
+def _take_back(ruleset: Ruleset, finding: Finding) -> Iterator[Finding]:
+    """Put back what was found, wherever something else is there now."""
+    tables = Tables(ruleset.family)
+    try:
+        _restore(tables, ruleset, [change.table for change in finding.edits], finding)
+    except KernelRefused as refused:
+        raise explained(refused, ruleset) from refused
+    yield finding
 
 
 def _look(tables: Tables, ruleset: Ruleset, force: bool) -> Finding:
     needed = {table.name for table in ruleset.tables}
     there = tables.instantiated()
     names = [name for name in BUILT_IN if name in needed or name in there]
-    present = [tables.read(name) for name in names]
+    present = list(_present(tables, names, needed))
     edits = [_edit_for(ruleset, force, table) for table in present]
     return Finding(
         {table.name: ours_in(table, ruleset.table(table.name)) for table in present},
         {table.name: arrange(ruleset.table(table.name), table) for table in present},
         tuple(change for change in edits if change is not None),
     )
+
+
+def _present(tables: Tables, names: Sequence[str], needed: Set[str]) -> Iterator[Table]:
+    for name in names:
+        try:
+            yield tables.read(name)
+        except KernelRefused as refused:
+            # Who may not know which tables there are looks at all of them; one that the kernel
+            # lacks holds nothing of ours.
+            if name in needed or refused.number not in _NO_SUCH_TABLE:
+                raise
 
 
 def _edit_for(ruleset: Ruleset, force: bool, present: Table) -> TableEdit | None:

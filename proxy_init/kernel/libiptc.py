@@ -152,6 +152,9 @@ class Tables:
         table = self._open[edit.table]
         try:
             self._prepare(table, edit)
+            for name in BUILT_IN[edit.table]:
+                # libiptc zeroes the counts of every policy unless they are set.
+                table.set_policy(name, *table.get_policy(name))
             table.commit()
         except self._iptc.IPTCError as error:
             raise KernelRefused(f"table {edit.table}: {error}", _errno()) from error
