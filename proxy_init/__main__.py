@@ -15,6 +15,8 @@ def main() -> int:
     words = sys.argv[1:]
     if words[:1] == ["istio-iptables"]:  # how manifests of today's sidecar image begin
         del words[0]
+    if words[:1] == ["clean"]:
+        words = [*words[1:], "--cleanup-only"]
     given = split(words).given
     if "help" in given:
         from .cli.app import app

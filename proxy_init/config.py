@@ -29,9 +29,13 @@ Networks: TypeAlias = tuple[Network, ...]
 Address: TypeAlias = IPv4Address | IPv6Address
 T = TypeVar("T")
 
+OLD_RULES = "1.0"
 RESOLV_CONF = "/etc/resolv.conf"
 MOST_OWNER_GROUPS = 64
 TPROXY_OUTBOUND_MARK = 1338
+"""The fwmark of what the proxy sends to its own pod."""
+DNS_PORT = 15053
+"""Where the agent answers captured DNS queries."""
 MOST_MISTAKES_A_LIST = 10
 
 
@@ -83,7 +87,8 @@ class Config:
     tproxy_route_table: int
     redirect_dns: bool
     capture_all_dns: bool
-    dns_servers: tuple[Address, ...]
+    dns_servers: Networks
+    """Each a single address."""
     drop_invalid: bool
     ipv6: bool | None
     """None until `settle` has seen the pod's addresses."""
@@ -120,6 +125,11 @@ class Config:
         """Those of `networks` that belong to `family`."""
         return tuple(network for network in networks if network.version == family.value)
 
+    @property
+    def captures_dns(self) -> bool:
+        """Whether DNS is captured: asked for, and either all of it or some server's."""
+        return self.redirect_dns and (self.capture_all_dns or bool(self.dns_servers))
+
     def loopback(self, family: Family) -> Destination:
         """The destinations that stay inside the pod."""
         return Destination(self.ipv4_loopback if family is Family.V4 else ip_network("::1/128"))
@@ -132,6 +142,9 @@ def read_config(argv: Sequence[str], environ: Mapping[str, str], machine: Machin
     """
     line = split(argv)
     reader = _Reader(merge(line, environ), environ, machine)
+    if reader.old_rules:
+        environ = _environ_of_1_0(reader)
+        reader = _Reader(merge(line, environ), environ, machine, reader.mistakes)
     reader.mistakes.extend(line.mistakes)
     config = _read(reader)
     reader.mistakes.extend(_contradictions(config, reader))
@@ -162,8 +175,12 @@ def settle(config: Config, addresses: Sequence[Address]) -> Config:
     else:
         reason = "the namespace's first global address is IPv4"
     settled = replace(config, ipv6=ipv6, ipv6_reason=reason)
-    if not ipv6 and any(address.version == 6 for address in addresses):
-        leak = "the pod has a global IPv6 address, but IPv6 is not captured; --dual-stack does that"
+    if (not ipv6 or config.ruleset == OLD_RULES) and any(
+        address.version == 6 for address in addresses
+    ):
+        leak = "the pod has a global IPv6 address, but IPv6 is not captured"
+        if config.ruleset != OLD_RULES:
+            leak += "; --dual-stack does that"
         settled = replace(settled, warnings=(*config.warnings, leak))
         if config.strict:
             raise BadCall([Mistake("--strict", None, leak)])
@@ -179,12 +196,21 @@ class _Reader:
     """Reads values by the flag's name, and keeps every mistake."""
 
     def __init__(
-        self, given: Mapping[str, Given], environ: Mapping[str, str], machine: Machine
+        self,
+        given: Mapping[str, Given],
+        environ: Mapping[str, str],
+        machine: Machine,
+        mistakes: Sequence[Mistake] = (),
     ) -> None:
         self.given = given
         self.environ = environ
         self.machine = machine
-        self.mistakes: list[Mistake] = []
+        self.mistakes: list[Mistake] = [*mistakes]
+
+    @property
+    def old_rules(self) -> bool:
+        """Whether the rule set 1.0 is asked for, which has manners of its own."""
+        return "ruleset" in self.given and self.given["ruleset"].text.strip() == OLD_RULES
 
     def source(self, name: str) -> str:
         """Where the value of a flag was given."""
@@ -264,6 +290,13 @@ class _Reader:
             self.mistakes.append(Mistake(source, bad.item, f"expected {bad.expected}", hint))
             return default
 
+    def cidr(self, item: str) -> tuple[Network, Address]:
+        """A network, and the address as it was written."""
+        network, address = values.cidr(item)
+        if self.old_rules and network.version == 6:
+            raise values.BadValue(item, "an IPv4 CIDR: the rule set 1.0 has no other")
+        return network, address
+
     def user(self, item: str) -> int:
         """A uid, by number or name."""
         return values.owner(item, "user", self.machine.user_id)
@@ -275,10 +308,10 @@ class _Reader:
 
 def _read(reader: _Reader) -> Config:
     outbound_port = reader.one("outbound_port", values.port, 15001)
-    proxy_uids = reader.many("proxy_uids", reader.user) or (_default_uid(reader),)
+    proxy_uids = reader.many("proxy_uids", reader.user) or _default_uids(reader)
     modes = [mode.value for mode in Mode]
     mode = reader.one("mode", lambda item: values.choice(item, *modes), "REDIRECT")
-    captured = reader.everything_or("outbound_networks", values.cidr)
+    captured = reader.everything_or("outbound_networks", reader.cidr)
     redirect_dns = reader.switch("redirect_dns")
     groups = reader.variable_items("ISTIO_OUTBOUND_OWNER_GROUPS", _group_or_everything(reader))
     ipv4_only, ipv6_only = reader.switch("ipv4_only"), reader.switch("ipv6_only")
@@ -299,7 +332,7 @@ def _read(reader: _Reader) -> Config:
         ),
         outbound_excluded_networks=tuple(
             network
-            for network, _ in reader.many("outbound_excluded_networks", values.cidr, file=True)
+            for network, _ in reader.many("outbound_excluded_networks", reader.cidr, file=True)
         ),
         outbound_ports=reader.many("outbound_ports", values.port, file=True),
         outbound_excluded_ports=reader.many("outbound_excluded_ports", values.port, file=True),
@@ -322,7 +355,7 @@ def _read(reader: _Reader) -> Config:
         capture_all_dns=reader.switch("capture_all_dns"),
         dns_servers=_dns_servers(reader) if redirect_dns else (),
         drop_invalid=reader.switch("drop_invalid"),
-        ipv6=reader.switch("ipv6") if "ipv6" in reader.given else None,
+        ipv6=_ipv6(reader),
         dual_stack=reader.switch("dual_stack"),
         dry_run=reader.switch("dry_run"),
         printed_families=tuple(
@@ -339,7 +372,7 @@ def _read(reader: _Reader) -> Config:
         probe_port=reader.one("probe_port", values.port, 15002),
         probe_timeout=reader.one("probe_timeout", values.duration, 5000),
         ruleset=reader.one(
-            "ruleset", lambda item: values.choice(item, "current", "1.0"), "current"
+            "ruleset", lambda item: values.choice(item, "current", OLD_RULES), "current"
         ),
         comments=reader.switch("comments"),
         log_level=reader.one("log_level", values.log_level, "info"),
@@ -358,9 +391,19 @@ def _read(reader: _Reader) -> Config:
     )
 
 
-def _default_uid(reader: _Reader) -> int:
+def _default_uids(reader: _Reader) -> tuple[int, ...]:
     uid = reader.machine.user_id(reader.environ.get("ENVOY_USER") or "istio-proxy")
-    return 1337 if uid is None else uid
+    proxy = 1337 if uid is None else uid
+    # 1.0 exempted root for its certificate agent.
+    return (proxy, 0) if reader.old_rules else (proxy,)
+
+
+def _ipv6(reader: _Reader) -> bool | None:
+    given = reader.given.get("ipv6")
+    if reader.old_rules:
+        # Its script took any word in the variable for yes, even "false".
+        return given is not None and (given.source.isupper() or reader.switch("ipv6"))
+    return None if given is None else reader.switch("ipv6")
 
 
 def _group_or_everything(reader: _Reader) -> Callable[[str], int | Everything]:
@@ -375,18 +418,18 @@ def _ipv4_loopback(item: str) -> IPv4Network:
     return network
 
 
-def _dns_servers(reader: _Reader) -> tuple[Address, ...]:
+def _dns_servers(reader: _Reader) -> Networks:
     """The `nameserver` lines of resolv.conf, man 5 resolv.conf."""
     try:
         text = reader.machine.read_text(RESOLV_CONF)
     except OSError:
         return ()
-    servers: list[Address] = []
+    servers: list[Network] = []
     for line in text.splitlines():
         words = line.split()
         if words[:1] == ["nameserver"] and len(words) > 1:
             try:
-                servers.append(values.cidr(words[1].partition("%")[0])[1])
+                servers.append(values.cidr(words[1].partition("%")[0])[0])
             except values.BadValue:
                 continue
     return tuple(servers)
@@ -442,16 +485,59 @@ def _contradictions(config: Config, reader: _Reader) -> Iterator[Mistake]:
             str(TPROXY_OUTBOUND_MARK),
             "expected another mark in mode TPROXY: this one marks what the proxy sends to its pod",
         )
+    if reader.old_rules:
+        yield from _not_in_1_0(config, reader)
     yield from _not_in_this_version(config, reader)
+
+
+def _environ_of_1_0(reader: _Reader) -> Mapping[str, str]:
+    """The environment as the script of 1.0 made it: the variables of two files beat those given to
+    the process, and PROXY_UID and PROXY_GID do not count."""
+    environ = dict(reader.environ)
+    for variable, name in (
+        ("ISTIO_CLUSTER_CONFIG", "cluster.env"),
+        ("ISTIO_SIDECAR_CONFIG", "sidecar.env"),
+    ):
+        path = reader.environ.get(variable) or f"/var/lib/istio/envoy/{name}"
+        try:
+            text = reader.machine.read_text(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            hint = error.strerror or str(error)
+            reader.mistakes.append(Mistake(variable, path, "expected a readable file", hint))
+            continue
+        for number, line in enumerate(text.splitlines(), start=1):
+            try:
+                environ.update(values.assignment(line))
+            except values.BadValue as bad:
+                source = f"{path} line {number}"
+                reader.mistakes.append(Mistake(source, bad.item, f"expected {bad.expected}"))
+    return {name: text for name, text in environ.items() if name not in ("PROXY_UID", "PROXY_GID")}
+
+
+def _not_in_1_0(config: Config, reader: _Reader) -> Iterator[Mistake]:
+    expected = "the rule set 1.0 has nothing of the kind; leave it out, or use --ruleset current"
+    for name in (
+        *("excluded_interfaces", "virtual_interfaces", "tunnel_port"),
+        *("outbound_ports", "outbound_excluded_ports"),
+    ):
+        if name in reader.given:
+            yield Mistake(reader.source(name), reader.given[name].text, expected)
+    for name in ("drop_invalid", "redirect_dns", "capture_all_dns"):
+        if getattr(config, name):
+            yield Mistake(reader.source(name), None, expected)
+    for variable in (
+        *("ISTIO_OUTBOUND_OWNER_GROUPS", "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE"),
+        "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR",
+    ):
+        if values.items(reader.environ.get(variable, "")) not in ([], ["*"]):
+            yield Mistake(variable, reader.environ[variable], expected)
 
 
 def _not_in_this_version(config: Config, reader: _Reader) -> Iterator[Mistake]:
     missing = {
-        "mode": config.mode is Mode.TPROXY,
-        "redirect_dns": config.redirect_dns,
-        "cleanup_only": config.cleanup_only,
         "run_validation": config.run_validation,
-        "ruleset": config.ruleset != "current",
         "backend": config.backend == "nft",
         "cidr_tree": config.cidr_tree == "always",
     }

@@ -31,6 +31,11 @@ class Family(Enum):
         """The source address with which a proxy hands inbound connections to the application."""
         return ip_network("127.0.0.6/32" if self is Family.V4 else "::6/128")
 
+    @property
+    def any_address(self) -> str:
+        """The address that stands for all of the machine's own."""
+        return "0.0.0.0" if self is Family.V4 else "::"
+
 
 BUILT_IN: dict[str, tuple[str, ...]] = {
     "raw": ("PREROUTING", "OUTPUT"),
@@ -108,6 +113,18 @@ class DestinationPort:
 
 
 @dataclass(frozen=True, slots=True)
+class SourcePort:
+    """-m tcp|udp --sport."""
+
+    name: str
+    port: int
+    negated: bool = False
+
+    def options(self) -> tuple[Option, ...]:
+        return (Option("sport", str(self.port), self.negated),)
+
+
+@dataclass(frozen=True, slots=True)
 class DestinationPorts:
     """-m multiport --dports."""
 
@@ -141,6 +158,51 @@ class OwnerGid:
 
     def options(self) -> tuple[Option, ...]:
         return (Option("gid-owner", str(self.gid), self.negated),)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """-m mark: the packet's fwmark is just `value`."""
+
+    value: int
+    negated: bool = False
+    name: str = field(default="mark", init=False)
+
+    def options(self) -> tuple[Option, ...]:
+        return (Option("mark", hex(self.value), self.negated),)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionMark:
+    """-m connmark: the mark that connection tracking keeps for the connection is just `value`."""
+
+    value: int
+    negated: bool = False
+    name: str = field(default="connmark", init=False)
+
+    def options(self) -> tuple[Option, ...]:
+        return (Option("mark", hex(self.value), self.negated),)
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """-m socket: some socket of this machine is there for the packet."""
+
+    name: str = field(default="socket", init=False)
+
+    def options(self) -> tuple[Option, ...]:
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """-m state --state: the old spelling of `ConntrackState`."""
+
+    states: tuple[str, ...]
+    name: str = field(default="state", init=False)
+
+    def options(self) -> tuple[Option, ...]:
+        return (Option("state", ",".join(self.states)),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +241,14 @@ class UnknownMatch:
 HeaderMatch: TypeAlias = Source | Destination | InInterface | OutInterface | Protocol
 ExtensionMatch: TypeAlias = (
     DestinationPort
+    | SourcePort
     | DestinationPorts
     | OwnerUid
     | OwnerGid
+    | Mark
+    | ConnectionMark
+    | Socket
+    | State
     | ConntrackState
     | Comment
     | UnknownMatch
@@ -226,6 +293,79 @@ class Redirect:
         return (Option("to-ports", str(self.port)),)
 
 
+_EVERY_BIT = "0xffffffff"
+
+
+@dataclass(frozen=True, slots=True)
+class SetMark:
+    """MARK: the packet's fwmark becomes `value`."""
+
+    value: int
+    name: str = field(default="MARK", init=False)
+
+    def options(self) -> tuple[Option, ...]:
+        return (Option("set-xmark", f"{self.value:#x}/{_EVERY_BIT}"),)
+
+
+@dataclass(frozen=True, slots=True)
+class SaveMark:
+    """CONNMARK: the connection takes the packet's fwmark."""
+
+    name: str = field(default="CONNMARK", init=False)
+
+    def options(self) -> tuple[Option, ...]:
+        return (Option("save-mark"), Option("nfmask", _EVERY_BIT), Option("ctmask", _EVERY_BIT))
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreMark:
+    """CONNMARK: the packet takes the connection's mark as its fwmark."""
+
+    name: str = field(default="CONNMARK", init=False)
+
+    def options(self) -> tuple[Option, ...]:
+        return (Option("restore-mark"), Option("nfmask", _EVERY_BIT), Option("ctmask", _EVERY_BIT))
+
+
+@dataclass(frozen=True, slots=True)
+class Tproxy:
+    """TPROXY: to a transparent listener on `port` of any address; the packet stays as it is."""
+
+    port: int
+    mark: int
+    any_address: str
+    name: str = field(default="TPROXY", init=False)
+
+    def options(self) -> tuple[Option, ...]:
+        return (
+            Option("on-port", str(self.port)),
+            Option("on-ip", self.any_address),
+            Option("tproxy-mark", f"{self.mark:#x}/{_EVERY_BIT}"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ConntrackZone:
+    """CT: connection tracking keeps the packet's connection apart, in a zone."""
+
+    zone: int
+    name: str = field(default="CT", init=False)
+
+    def options(self) -> tuple[Option, ...]:
+        return (Option("zone", str(self.zone)),)
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """REJECT: dropped, and the sender is told by an ICMP message."""
+
+    message: str
+    name: str = field(default="REJECT", init=False)
+
+    def options(self) -> tuple[Option, ...]:
+        return (Option("reject-with", self.message),)
+
+
 @dataclass(frozen=True, slots=True)
 class UnknownTarget:
     """A foreign target, or none (name ""), or a goto; kept as iptables spells it."""
@@ -238,26 +378,55 @@ class UnknownTarget:
         return self.spelling
 
 
-Target: TypeAlias = Verdict | Jump | Redirect | UnknownTarget
+Target: TypeAlias = (
+    Verdict
+    | Jump
+    | Redirect
+    | SetMark
+    | SaveMark
+    | RestoreMark
+    | Tproxy
+    | ConntrackZone
+    | Reject
+    | UnknownTarget
+)
 
 
 def _number(option: Option) -> int:
     return int(option.value, 0)
 
 
+def _masked_number(option: Option) -> int:
+    return int(option.value.partition("/")[0], 0)
+
+
 _MATCHES: dict[tuple[str, tuple[str, ...]], Callable[..., ExtensionMatch]] = {
     ("tcp", ("dport",)): lambda o: DestinationPort("tcp", _number(o), o.negated),
     ("udp", ("dport",)): lambda o: DestinationPort("udp", _number(o), o.negated),
+    ("tcp", ("sport",)): lambda o: SourcePort("tcp", _number(o), o.negated),
+    ("udp", ("sport",)): lambda o: SourcePort("udp", _number(o), o.negated),
     ("multiport", ("dports",)): lambda o: DestinationPorts(
         tuple(map(int, o.value.split(","))), o.negated
     ),
     ("owner", ("uid-owner",)): lambda o: OwnerUid(_number(o), o.negated),
     ("owner", ("gid-owner",)): lambda o: OwnerGid(_number(o), o.negated),
+    ("mark", ("mark",)): lambda o: Mark(_number(o), o.negated),
+    ("connmark", ("mark",)): lambda o: ConnectionMark(_number(o), o.negated),
+    ("socket", ()): Socket,
+    ("state", ("state",)): lambda o: State(tuple(o.value.split(","))),
     ("conntrack", ("ctstate",)): lambda o: ConntrackState(tuple(o.value.split(","))),
     ("comment", ("comment",)): lambda o: Comment(o.value),
 }
 _TARGETS: dict[tuple[str, tuple[str, ...]], Callable[..., Target]] = {
     ("REDIRECT", ("to-ports",)): lambda o: Redirect(_number(o)),
+    ("MARK", ("set-xmark",)): lambda o: SetMark(_masked_number(o)),
+    ("CONNMARK", ("save-mark", "nfmask", "ctmask")): lambda *_: SaveMark(),
+    ("CONNMARK", ("restore-mark", "nfmask", "ctmask")): lambda *_: RestoreMark(),
+    ("TPROXY", ("on-port", "on-ip", "tproxy-mark")): lambda port, ip, mark: Tproxy(
+        _number(port), _masked_number(mark), ip.value
+    ),
+    ("CT", ("zone",)): lambda o: ConntrackZone(_number(o)),
+    ("REJECT", ("reject-with",)): lambda o: Reject(o.value),
 }
 
 
@@ -345,11 +514,30 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyRoute:
+    """Packets with the fwmark `mark` are looked up in routing table `table`, which holds one local
+    route for everything: whatever their destination, they are this machine's own."""
+
+    mark: int
+    table: int
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What one family needs besides rules: a policy route, and ::6/128 on lo, so that a proxy can
+    hand connections to the application from there (IPv4 has all of 127.0.0.0/8)."""
+
+    policy_route: PolicyRoute | None = None
+    passthrough_address: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Ruleset:
     """All that one family must hold of ours; without tables: nothing."""
 
     family: Family
     tables: tuple[Table, ...] = ()
+    routing: Routing = Routing()
 
     def table(self, name: str) -> Table:
         """The table of that name, empty where nothing of ours belongs there."""

@@ -9,18 +9,30 @@ can be found. Everything else is foreign, even if it looks alike.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from .model import (
     BUILT_IN,
-    RETURN,
     Chain,
     Comment,
+    ConnectionMark,
+    Destination,
     InInterface,
     Jump,
+    Mark,
     OutInterface,
+    OwnerGid,
+    OwnerUid,
+    Protocol,
+    Reject,
+    RestoreMark,
     Rule,
+    SaveMark,
+    SetMark,
+    State,
     Table,
     UnknownTarget,
+    Verdict,
 )
 
 PREFIX = "ISTIO_"
@@ -72,7 +84,13 @@ def numbers_of_ours(table: Table, expected: Table | None = None) -> Mapping[str,
         for chain in table.chains
         if not chain.name.startswith(PREFIX)
     }
-    if any(found.get(name) for name in BUILT_IN[table.name]):
+    if table.name == "mangle":
+        for name in ("PREROUTING", "OUTPUT"):
+            found[name].update(_marking(name, table.chain(name)))
+    if table.name == "filter":
+        found["INPUT"].update(_closing_ipv6(table.chain("INPUT")))
+    beside_ours = any(found.get(name) for name in BUILT_IN[table.name])
+    if table.name in ("mangle", "nat") and beside_ours:
         for name, number in _returns_for_interfaces(table):
             found[name].add(number)
         found["PREROUTING"].update(_expected_returns(table, expected, found["PREROUTING"]))
@@ -81,6 +99,44 @@ def numbers_of_ours(table: Table, expected: Table | None = None) -> Mapping[str,
 
 def _jumps_to_ours(rule: Rule) -> bool:
     return isinstance(rule.target, Jump | UnknownTarget) and rule.target.name.startswith(PREFIX)
+
+
+def _marking(name: str, chain: Chain | None) -> Iterator[int]:
+    """The rules of mode TPROXY in mangle PREROUTING and OUTPUT."""
+    for number, rule in enumerate(chain.rules if chain else ()):
+        match name, _without_comment(rule), rule.target:
+            case (
+                ("PREROUTING", (Protocol("tcp", False), Mark(_, False)), SaveMark())
+                | ("OUTPUT", (Protocol("tcp", False), ConnectionMark(_, False)), RestoreMark())
+                | (
+                    "OUTPUT",
+                    (OutInterface("lo", False), Protocol("tcp", False), Mark(_, False)),
+                    Verdict("RETURN"),
+                )
+                | (
+                    "OUTPUT",
+                    (
+                        Destination(_, True),
+                        OutInterface("lo", False),
+                        Protocol("tcp", False),
+                        OwnerUid(_, False) | OwnerGid(_, False),
+                    ),
+                    SetMark(1338),
+                )
+            ):
+                yield number
+
+
+def _closing_ipv6(chain: Chain | None) -> Iterator[int]:
+    """The two rules of 1.0 in IPv6 filter INPUT: each is common alone, so only as a pair."""
+    rules = chain.rules if chain else ()
+    for number, pair in enumerate(pairwise(rules)):
+        match [(_without_comment(rule), rule.target) for rule in pair]:
+            case [
+                ((State(("ESTABLISHED",)),), Verdict("ACCEPT")),
+                ((), Reject("icmp6-port-unreachable")),
+            ]:
+                yield from (number, number + 1)
 
 
 def _returns_for_interfaces(table: Table) -> Iterator[tuple[str, int]]:
@@ -131,18 +187,18 @@ def _numbered(
 
 def _return_on_arrival(rule: Rule) -> str | None:
     match _without_comment(rule), rule.target:
-        case (InInterface(name, False),), target if target == RETURN:
+        case (InInterface(name, False),), Verdict("RETURN"):
             return name
-        case (), target if target == RETURN:
+        case (), Verdict("RETURN"):
             return "+"
     return None
 
 
 def _return_on_departure(rule: Rule) -> str | None:
     match _without_comment(rule), rule.target:
-        case (OutInterface(name, False),), target if target == RETURN:
+        case (OutInterface(name, False),), Verdict("RETURN"):
             return name
-        case (), target if target == RETURN:
+        case (), Verdict("RETURN"):
             return "+"
     return None
 

@@ -12,6 +12,7 @@ from .model import (
     BUILT_IN,
     Comment,
     Destination,
+    Family,
     InInterface,
     Match,
     Network,
@@ -34,6 +35,19 @@ def ruleset_text(ruleset: Ruleset) -> str:
     return "".join(
         table_text(ruleset.table(name)) for name in BUILT_IN if ruleset.table(name).chains
     )
+
+
+def routing_text(ruleset: Ruleset) -> str:
+    """What the family needs besides rules, as comments that hold the commands of iproute2."""
+    ip = "# ip" if ruleset.family is Family.V4 else "# ip -6"
+    lines = []
+    if ruleset.routing.policy_route:
+        mark, table = ruleset.routing.policy_route.mark, ruleset.routing.policy_route.table
+        lines.append(f"{ip} rule add fwmark {mark:#x} lookup {table}")
+        lines.append(f"{ip} route add local default dev lo table {table}")
+    if ruleset.routing.passthrough_address:
+        lines.append(f"{ip} address add {ruleset.family.passthrough} dev lo")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def table_text(table: Table) -> str:

@@ -110,6 +110,23 @@ def _cidr_hint(item: str) -> str:
     return ""
 
 
+def assignment(line: str) -> dict[str, str]:
+    """The variable that one line of an environment file sets: NAME=value, plain or in quotes.
+
+    Nothing in it is ever expanded or executed. Empty lines and comments set none.
+    """
+    text = line.strip().removeprefix("export ").strip()
+    if not text or text.startswith("#"):
+        return {}
+    name, equals, value = text.partition("=")
+    if not equals or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+        raise BadValue(line, "NAME=value, an empty line or a comment")
+    value = value.strip()
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        value = value[1:-1]
+    return {name: value}
+
+
 def interface(item: str) -> str:
     """An interface's name, or a prefix that ends in + (net/core/dev.c, dev_valid_name)."""
     name = item.encode("utf-8", "surrogateescape")

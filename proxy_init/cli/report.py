@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import unified_diff
 
-from ..config import EVERYTHING, Config, Mode
+from ..config import DNS_PORT, EVERYTHING, OLD_RULES, Config, Mode
 from ..kernel.apply import Finding
 from ..model import BUILT_IN, Family, Ruleset
 from ..reconcile import as_table
@@ -22,7 +22,10 @@ def decisions(config: Config) -> Iterator[str]:
         "what it sends is not captured"
     )
     yield f"outbound TCP to {_outbound(config)} goes to port {config.outbound_port}"
-    yield f"inbound TCP to {_inbound(config)} goes to port {config.inbound_port}"
+    yield f"inbound TCP to {_inbound(config)} goes to port {_inbound_port(config)}"
+    if config.captures_dns:
+        servers = "any server" if config.capture_all_dns else _listed(config.dns_servers)
+        yield f"DNS to {servers} goes to port {DNS_PORT}"
     yield f"IPv4 yes; IPv6 {'yes' if config.ipv6 else 'no'}: {config.ipv6_reason}"
 
 
@@ -42,6 +45,15 @@ def _inbound(config: Config) -> str:
         return f"port {_listed(config.inbound_ports)}" if config.inbound_ports else "no port"
     excluded = f" (but not {_listed(config.inbound_excluded_ports)})"
     return "every port" + (excluded if config.inbound_excluded_ports else "")
+
+
+def _inbound_port(config: Config) -> str:
+    if config.mode is not Mode.TPROXY:
+        return str(config.inbound_port)
+    # The image of 1.0.0 had one port for both directions there.
+    port = config.outbound_port if config.ruleset == OLD_RULES else config.inbound_port
+    mark, table = config.tproxy_mark, config.tproxy_route_table
+    return f"{port}, transparently (mark {mark:#x}, routing table {table})"
 
 
 def _ports(ports: Iterable[int]) -> Iterator[str]:
@@ -85,3 +97,5 @@ def difference(findings: Mapping[Family, Finding]) -> Iterator[str]:
                 f"{label}, wanted",
                 lineterm="",
             )
+        yield from (f"+{family.title} {step}" for step in finding.added)
+        yield from (f"-{family.title} {step.undo}" for step in finding.deleted)

@@ -1,26 +1,23 @@
 """Bringing the kernel's tables to what the rule sets want, both families or none."""
 
 import errno
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from ..errors import ApplyFailed, ProxyInitError
+from ..errors import ApplyFailed
 from ..model import BUILT_IN, Family, Ruleset, Table
 from ..ownership import Ours, ours_in
 from ..reconcile import TableEdit, arrange, edit
 from .diagnose import explained
-from .libiptc import KernelRefused, Tables, load
-from .workers import Worker
-
-logger = logging.getLogger(__name__)
+from .libiptc import Tables, load
+from .refusal import KernelRefused
+from .routing import Routes, Step
+from .workers import Worker, side_by_side
 
 MOST_TRIES = 10
 """How often a table is read again because a writer without the lock changed it in between."""
-
-_NO_SUCH_TABLE = (errno.ENOENT, errno.ENOPROTOOPT, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
 
 
 @dataclass(frozen=True)
@@ -30,109 +27,106 @@ class Finding:
     present: Mapping[str, Ours]
     wanted: Mapping[str, Ours]
     edits: tuple[TableEdit, ...]
+    added: tuple[Step, ...]
+    """Routing that the rules rely on, put in place before them."""
+    deleted: tuple[Step, ...]
+    """Routing that no rule relies on any more, taken away after them."""
+
+    @property
+    def differs(self) -> bool:
+        """Whether anything has to change."""
+        return bool(self.edits or self.added or self.deleted)
+
+    @property
+    def holds_ours(self) -> bool:
+        """Whether anything of ours is there."""
+        return any(self.present.values()) or bool(self.deleted)
 
 
 def apply(
     rulesets: Sequence[Ruleset],
-    decide: Callable[[Mapping[Family, Finding]], bool],
+    decide: Callable[[Mapping[Family, Finding]], None],
+    *,
     force: bool = False,
+    thorough: bool = False,
 ) -> bool:
-    """Read both families, ask `decide` whether to go on, and write; gives whether anything was.
+    """Read both families, show `decide` what was found, and write; gives whether anything was.
 
-    Raises ApplyFailed or NodeCannot; then every table is as it was found.
+    Every family takes each step before any takes the next: routes that rules rely on, the tables,
+    routes that none relies on any more. Whatever `decide` raises ends it before anything changes.
+    With `force` rules are written even where nothing differs; with `thorough` policy routes of ours
+    are looked for even where no table hints at them. Raises ApplyFailed or NodeCannot; then the
+    kernel is as it was found.
     """
     load()  # once, before the children are made
     with ExitStack() as stack:
-        workers = [
-            stack.enter_context(Worker(ruleset.family.title, partial(_steps, ruleset, force)))
+        workers: list[Worker[Finding]] = [
+            stack.enter_context(
+                Worker(ruleset.family.title, partial(_steps, ruleset, force, thorough))
+            )
             for ruleset in rulesets
         ]
-        found, failures = _side_by_side(workers)
-        if failures:
-            raise failures[0]
-        findings = {
-            ruleset.family: finding
-            for ruleset, finding in zip(rulesets, found.values(), strict=True)
-        }
-        if not decide(findings) or not any(finding.edits for finding in findings.values()):
+        found = side_by_side(workers)
+        findings = dict(zip((ruleset.family for ruleset in rulesets), found, strict=True))
+        decide(findings)
+        if not any(finding.differs for finding in found):
             return False
-        _, failures = _side_by_side(workers)
-        if failures:
-            # In new processes: one that failed may be gone, with some of its tables written.
-            undoing = [
-                stack.enter_context(
-                    Worker(ruleset.family.title, partial(_take_back, ruleset, finding))
-                )
-                for ruleset, finding in zip(rulesets, found.values(), strict=True)
-            ]
-            _, remaining = _side_by_side(undoing)
-            for error in remaining:
-                logger.error("not all that was written could be taken back: %s", error)
-            raise failures[0]
+        for _ in ("routing that rules rely on", "tables", "routing that none relies on", "the end"):
+            side_by_side(workers)
         return True
 
 
-def _side_by_side(
-    workers: Sequence["Worker[Finding]"],
-) -> tuple[dict["Worker[Finding]", Finding], list[Exception]]:
-    """One step of every worker at the same time: the answers, and the failures."""
-    for worker in workers:
-        worker.ask()
-    answers: dict[Worker[Finding], Finding] = {}
-    failures: list[Exception] = []
-    for worker in workers:
-        try:
-            answers[worker] = worker.answer()
-        except (ProxyInitError, RuntimeError) as error:
-            failures.append(error)
-    return answers, failures
-
-
-def _steps(ruleset: Ruleset, force: bool) -> Iterator[Finding]:
-    """One family's work: look; then write."""
-    tables = Tables(ruleset.family)
+def _steps(ruleset: Ruleset, force: bool, thorough: bool) -> Generator[Finding, None, None]:
+    """One family's work. When it ends before its last step, it takes back what it did."""
+    tables, routes = Tables(ruleset.family), Routes(ruleset.family)
     try:
-        finding = _look(tables, ruleset, force)
+        finding = _look(tables, routes, ruleset, force, thorough)
         yield finding
-        for change in finding.edits:
-            _write(tables, change, partial(_edit_for, ruleset, force))
-        yield finding
+        with ExitStack() as undo:
+            _take(routes, finding.added, undo)
+            yield finding
+            _write_tables(tables, ruleset, finding, force, undo)
+            yield finding
+            _take(routes, finding.deleted, undo)
+            yield finding
+            undo.pop_all()  # every family got this far
+            yield finding
     except KernelRefused as refused:
         raise explained(refused, ruleset) from refused
 
 
-def _take_back(ruleset: Ruleset, finding: Finding) -> Iterator[Finding]:
-    """Put back what was found, wherever something else is there now."""
-    tables = Tables(ruleset.family)
-    try:
-        _restore(tables, ruleset, [change.table for change in finding.edits], finding)
-    except KernelRefused as refused:
-        raise explained(refused, ruleset) from refused
-    yield finding
-
-
-def _look(tables: Tables, ruleset: Ruleset, force: bool) -> Finding:
+def _look(tables: Tables, routes: Routes, ruleset: Ruleset, force: bool, thorough: bool) -> Finding:
     needed = {table.name for table in ruleset.tables}
     there = tables.instantiated()
     names = [name for name in BUILT_IN if name in needed or name in there]
-    present = list(_present(tables, names, needed))
+    present = [tables.read(name) for name in names]
     edits = [_edit_for(ruleset, force, table) for table in present]
+    # Whatever made a policy route of our kind used the table mangle in this namespace.
+    added, deleted = routes.plan(ruleset.routing, look=thorough or "mangle" in there)
     return Finding(
         {table.name: ours_in(table, ruleset.table(table.name)) for table in present},
         {table.name: arrange(ruleset.table(table.name), table) for table in present},
         tuple(change for change in edits if change is not None),
+        added,
+        deleted,
     )
 
 
-def _present(tables: Tables, names: Sequence[str], needed: Set[str]) -> Iterator[Table]:
-    for name in names:
-        try:
-            yield tables.read(name)
-        except KernelRefused as refused:
-            # Who may not know which tables there are looks at all of them; one that the kernel
-            # lacks holds nothing of ours.
-            if name in needed or refused.number not in _NO_SUCH_TABLE:
-                raise
+def _take(routes: Routes, steps: Sequence[Step], undo: ExitStack) -> None:
+    for step in steps:
+        routes.take(step)
+        undo.callback(routes.take, step.undo)
+
+
+def _write_tables(
+    tables: Tables, ruleset: Ruleset, finding: Finding, force: bool, undo: ExitStack
+) -> None:
+    # What libxtables objects to, it objects to here, before anything is committed.
+    for change in finding.edits:
+        tables.stage(change)
+    for change in finding.edits:
+        _commit(tables, change.table, partial(_edit_for, ruleset, force))
+        undo.callback(_restore, tables, ruleset, change.table, finding.present[change.table])
 
 
 def _edit_for(ruleset: Ruleset, force: bool, present: Table) -> TableEdit | None:
@@ -140,33 +134,32 @@ def _edit_for(ruleset: Ruleset, force: bool, present: Table) -> TableEdit | None
     return edit(present, arrange(wanted, present), wanted, force)
 
 
-def _write(
-    tables: Tables, change: TableEdit, edit_for: Callable[[Table], TableEdit | None]
-) -> None:
-    """Carry out a change of a table; if the table has changed since it was read, a new one."""
+def _commit(tables: Tables, name: str, edit_for: Callable[[Table], TableEdit | None]) -> None:
+    """Commit what is staged for a table; if it has changed since it was read, a new edit of it."""
     for _ in range(MOST_TRIES):
         try:
-            tables.write(change)
+            tables.commit(name)
             return
         except KernelRefused as refused:
             if refused.number != errno.EAGAIN:
                 raise
-        again = edit_for(tables.read(change.table))
+        again = edit_for(tables.read(name))
         if again is None:
             return
-        change = again
+        tables.stage(again)
     raise ApplyFailed(
-        f"table {change.table} was changed by another program {MOST_TRIES} times while we read "
-        "it; end that program, or make it take the xtables lock"
+        f"table {name} was changed by another program {MOST_TRIES} times while we read it; "
+        "end that program, or make it take the xtables lock"
     )
 
 
-def _restore(tables: Tables, ruleset: Ruleset, names: Sequence[str], before: Finding) -> None:
-    for name in reversed(names):
+def _restore(tables: Tables, ruleset: Ruleset, name: str, before: Ours) -> None:
+    """Put back what was ours in a table."""
 
-        def edit_back(present: Table) -> TableEdit | None:
-            return edit(present, before.present[present.name], ruleset.table(present.name))
+    def edit_back(present: Table) -> TableEdit | None:
+        return edit(present, before, ruleset.table(name))
 
-        change = edit_back(tables.read(name))
-        if change is not None:
-            _write(tables, change, edit_back)
+    change = edit_back(tables.read(name))
+    if change is not None:
+        tables.stage(change)
+        _commit(tables, name, edit_back)

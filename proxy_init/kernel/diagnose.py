@@ -24,7 +24,7 @@ from ..model import (
     Ruleset,
     Source,
 )
-from .libiptc import KernelRefused
+from .refusal import KernelRefused
 
 CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13}
 _GET_REVISION = {
@@ -33,7 +33,9 @@ _GET_REVISION = {
     (Family.V6, "match"): (41, 68),
     (Family.V6, "target"): (41, 69),
 }
-_MODULES = {"tcp": "xt_tcpudp", "udp": "xt_tcpudp"}
+# libxtables puts the one in for the other.
+_ALIASES = {"state": "conntrack"}
+_MODULES = {"tcp": "xt_tcpudp", "udp": "xt_tcpudp", "REJECT": "ip6t_REJECT"}
 
 
 def explained(refused: KernelRefused, ruleset: Ruleset) -> ProxyInitError:
@@ -42,6 +44,8 @@ def explained(refused: KernelRefused, ruleset: Ruleset) -> ProxyInitError:
     said = f"{ruleset.family.title} {refused}"
     if missing:
         return NodeCannot("\n".join([f"the kernel refused: {said}", *missing]))
+    if refused.remedy:
+        return NodeCannot(f"the kernel refused: {said}; {refused.remedy}")
     unmapped = _unmapped_owners(ruleset)
     if refused.number == errno.EINVAL and unmapped:
         return NodeCannot(
@@ -102,7 +106,11 @@ def _extensions(ruleset: Ruleset) -> set[tuple[str, str]]:
     header = Source | Destination | InInterface | OutInterface | Protocol
     needed: set[tuple[str, str]] = set()
     for rule in ruleset.rules:
-        needed.update(("match", m.name) for m in rule.matches if not isinstance(m, header))
+        needed.update(
+            ("match", _ALIASES.get(m.name, m.name))
+            for m in rule.matches
+            if not isinstance(m, header)
+        )
         if rule.target.options():
             needed.add(("target", rule.target.name))
     return needed

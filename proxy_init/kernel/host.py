@@ -62,6 +62,11 @@ def global_addresses() -> tuple[IPv4Address | IPv6Address, ...]:
     return tuple(address for address in found if _is_global(address))
 
 
+def has_ipv6() -> bool:
+    """Whether this kernel has IPv6 at all."""
+    return Path("/proc/self/net/if_inet6").exists()
+
+
 def _has_ipv6_address() -> bool:
     try:
         lines = Path("/proc/self/net/if_inet6").read_text().splitlines()

@@ -49,6 +49,7 @@ from ..model import (
 )
 from ..reconcile import TableEdit
 from ..text import network_text
+from .refusal import KernelRefused
 
 _SONAMES = {
     "c": "libc.so.6",
@@ -57,14 +58,6 @@ _SONAMES = {
     "libxtables.so.12": "libxtables.so.12",
 }
 _VERDICTS = {target.name: target for target in (ACCEPT, DROP, RETURN)}
-
-
-class KernelRefused(Exception):
-    """A libiptc call failed; `number` is the errno."""
-
-    def __init__(self, what: str, number: int) -> None:
-        super().__init__(f"{what}: {os.strerror(number)}")
-        self.number = number
 
 
 def load() -> ModuleType:
@@ -144,39 +137,42 @@ class Tables:
             ),
         )
 
-    def write(self, edit: TableEdit) -> None:
-        """Carry out an edit of the table as it was last read, in one commit.
-
-        Raises KernelRefused, with EAGAIN if somebody else changed the table since.
-        """
+    def stage(self, edit: TableEdit) -> None:
+        """Prepare an edit of the table as it was last read. Raises KernelRefused."""
         table = self._open[edit.table]
         try:
-            self._prepare(table, edit)
+            for name in edit.created:
+                table.create_chain(name)
+            for name in (*edit.deleted, *(chain.name for chain in edit.filled)):
+                table.flush_entries(name)
+            for removal in edit.removals:
+                self._delete(table, removal.chain, removal.position)
+            for insertion in edit.insertions:
+                entry = self._entry(table, insertion.rule)
+                table.insert_entry(insertion.chain, entry, insertion.position)
+            for chain in edit.filled:
+                for rule in chain.rules:
+                    table.append_entry(chain.name, self._entry(table, rule))
+            for name in edit.deleted:
+                table.delete_chain(name)
             for name in BUILT_IN[edit.table]:
                 # libiptc zeroes the counts of every policy unless they are set.
                 table.set_policy(name, *table.get_policy(name))
-            table.commit()
         except self._iptc.IPTCError as error:
             raise KernelRefused(f"table {edit.table}: {error}", _errno()) from error
         except self._iptc.XTablesError as error:
             # libxtables found no extension that this kernel has too.
             raise KernelRefused(f"table {edit.table}: {error}", errno.ENOENT) from error
 
-    def _prepare(self, table: Any, edit: TableEdit) -> None:
-        for name in edit.created:
-            table.create_chain(name)
-        for name in (*edit.deleted, *(chain.name for chain in edit.filled)):
-            table.flush_entries(name)
-        for removal in edit.removals:
-            self._delete(table, removal.chain, removal.position)
-        for insertion in edit.insertions:
-            entry = self._entry(table, insertion.rule)
-            table.insert_entry(insertion.chain, entry, insertion.position)
-        for chain in edit.filled:
-            for rule in chain.rules:
-                table.append_entry(chain.name, self._entry(table, rule))
-        for name in edit.deleted:
-            table.delete_chain(name)
+    def commit(self, name: str) -> None:
+        """Write what was staged for a table, all or nothing.
+
+        Raises KernelRefused, with EAGAIN if somebody else changed the table since it was read.
+        """
+        try:
+            self._open[name].commit()
+        except self._iptc.IPTCError as error:
+            raise KernelRefused(f"table {name}", _errno()) from error
 
     def _fresh(self, name: str) -> Any:
         make = self._iptc.Table if self._family is Family.V4 else self._iptc.Table6

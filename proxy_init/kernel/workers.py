@@ -5,26 +5,30 @@ family's work is a generator that runs in a child of its own: the parent asks fo
 the other, of several children side by side, and survives whatever happens in them.
 """
 
+import logging
 import os
 import pickle
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from typing import BinaryIO, Generic, TypeVar
+from typing import BinaryIO, Generic, TypeAlias, TypeVar
 
 from ..errors import ApplyFailed, ProxyInitError
 
 Step = TypeVar("Step")
+Message: TypeAlias = tuple[str, object] | None
+
+logger = logging.getLogger(__name__)
 
 
 class Worker(Generic[Step]):
     """A child process that takes the steps of a generator when asked.
 
-    Use it as a context manager; at the end the child is gone. A child whose parent dies takes no
-    further step.
+    Use it as a context manager. At its end, or when the parent dies, the child closes the
+    generator, so that what is not finished can be taken back, and is gone.
     """
 
-    def __init__(self, title: str, steps: Callable[[], Iterator[Step]]) -> None:
+    def __init__(self, title: str, steps: Callable[[], Generator[Step, None, None]]) -> None:
         self.title = title
         asked, self._ask = os.pipe()
         answers, answer = os.pipe()
@@ -47,6 +51,8 @@ class Worker(Generic[Step]):
 
     def __exit__(self, *exception: object) -> None:
         os.close(self._ask)
+        if self._answers.read():
+            logger.error("%s: what was done could not be taken back: %s", self.title, self._said())
         self._answers.close()
         os.waitpid(self._pid, 0)
         os.close(self._output)
@@ -61,15 +67,34 @@ class Worker(Generic[Step]):
         try:
             kind, value = pickle.load(self._answers)
         except EOFError:
-            output = os.pread(self._output, 4096, 0).decode(errors="replace").strip()
-            said = f", saying: {output}" if output else ""
-            raise ApplyFailed(f"{self.title}: libxtables ended the work{said}") from None
+            raise ApplyFailed(f"{self.title}: libxtables ended the work: {self._said()}") from None
         if kind == "error":
             raise value
         if kind == "bug":
             raise RuntimeError(value)
         step: Step = value
         return step
+
+    def _said(self) -> str:
+        """What libraries printed in the child."""
+        printed = os.pread(self._output, 4096, 0).decode(errors="replace").strip()
+        return printed or "it printed nothing"
+
+
+def side_by_side(workers: "Sequence[Worker[Step]]") -> list[Step]:
+    """One step of every worker, at the same time. Raises a failure once all are through."""
+    for worker in workers:
+        worker.ask()
+    answers: list[Step] = []
+    failures: list[Exception] = []
+    for worker in workers:
+        try:
+            answers.append(worker.answer())
+        except (ProxyInitError, RuntimeError) as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return answers
 
 
 def _only_output(output: int) -> None:
@@ -78,14 +103,25 @@ def _only_output(output: int) -> None:
     os.dup2(output, 2)
 
 
-def _serve(steps: Iterator[Step], asked: int, answers: BinaryIO) -> None:
-    while os.read(asked, 1):
-        message: tuple[str, object]
+def _serve(steps: Generator[Step, None, None], asked: int, answers: BinaryIO) -> None:
+    def step() -> Message:
+        return "step", next(steps)
+
+    def take_back() -> Message:
+        steps.close()
+        return None
+
+    def answer(work: Callable[[], Message]) -> None:
         try:
-            message = ("step", next(steps))
+            message = work()
         except ProxyInitError as error:
             message = ("error", error)
         except Exception:
             message = ("bug", traceback.format_exc())
-        pickle.dump(message, answers)
-        answers.flush()
+        if message:
+            pickle.dump(message, answers)
+            answers.flush()
+
+    while os.read(asked, 1):
+        answer(step)
+    answer(take_back)

@@ -1,15 +1,18 @@
 """The rule sets: each module turns a Config into what one family must hold."""
 
+from dataclasses import replace
+
 from ..config import Config, Mode
 from ..model import Chain, Comment, Family, Rule, Ruleset, Table
-from . import current
+from . import current, istio_1_0
 
 
 def build(config: Config, family: Family) -> Ruleset:
     """What `family` must hold of ours under `config`; nothing where it is left alone."""
-    if config.mode is Mode.NONE or (family is Family.V6 and not config.ipv6):
+    if config.mode is Mode.NONE or config.cleanup_only:
         return Ruleset(family)
-    ruleset = current.build(config, family)
+    rules = istio_1_0 if config.ruleset == "1.0" else current
+    ruleset = rules.build(config, family)
     return _with_comments(ruleset) if config.comments else ruleset
 
 
@@ -19,9 +22,9 @@ def _with_comments(ruleset: Ruleset) -> Ruleset:
     def commented(rule: Rule) -> Rule:
         return Rule((*rule.matches, Comment(rule.why)), rule.target, rule.why)
 
-    return Ruleset(
-        ruleset.family,
-        tuple(
+    return replace(
+        ruleset,
+        tables=tuple(
             Table(
                 table.name,
                 tuple(

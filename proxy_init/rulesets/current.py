@@ -6,77 +6,119 @@ tries them. Every rule says why it is there.
 
 from collections.abc import Callable, Iterable, Iterator
 
-from ..config import EVERYTHING, Config
+from ..config import DNS_PORT, EVERYTHING, TPROXY_OUTBOUND_MARK, Config, Mode
 from ..model import (
+    ACCEPT,
     DROP,
     RETURN,
     Chain,
+    ConnectionMark,
     ConntrackState,
+    ConntrackZone,
     Destination,
     DestinationPort,
+    DestinationPorts,
     Family,
     InInterface,
     Jump,
+    Mark,
     Match,
     OutInterface,
     OwnerGid,
     OwnerUid,
+    PolicyRoute,
     Protocol,
     Redirect,
+    RestoreMark,
+    Routing,
     Rule,
     Ruleset,
+    SaveMark,
+    SetMark,
     Source,
+    SourcePort,
     Table,
+    Tproxy,
 )
 
 TCP, UDP = Protocol("tcp"), Protocol("udp")
-LOOPBACK_INTERFACE = OutInterface("lo")
+TO_DNS = DestinationPort("udp", 53)
+FROM_LOOPBACK, TO_LOOPBACK = InInterface("lo"), OutInterface("lo")
 
 REDIRECT = Jump("ISTIO_REDIRECT")
 IN_REDIRECT = Jump("ISTIO_IN_REDIRECT")
 INBOUND = Jump("ISTIO_INBOUND")
 OUTPUT = Jump("ISTIO_OUTPUT")
+OUTPUT_DNS = Jump("ISTIO_OUTPUT_DNS")
+TPROXY = Jump("ISTIO_TPROXY")
+DIVERT = Jump("ISTIO_DIVERT")
 DROP_INVALID = Jump("ISTIO_DROP")
+TO_INBOUND = Rule((TCP,), INBOUND, "inbound TCP: the chain ISTIO_INBOUND decides")
+
+# Connection tracking zones: an application's query to the agent, and the agent's own to a server.
+AGENT_ZONE, SERVER_ZONE = ConntrackZone(2), ConntrackZone(1)
 
 
 def build(config: Config, family: Family) -> Ruleset:
-    """All that `family` must hold of ours under `config`."""
-    return Ruleset(family, tuple(_tables(config, family)))
+    """All that `family` must hold of ours under `config`; nothing where it is left alone."""
+    if family is Family.V6 and not config.ipv6:
+        return Ruleset(family)
+    tables = (raw(config, family), mangle(config, family), nat(config, family))
+    transparent = config.mode is Mode.TPROXY and bool(config.inbound_ports)
+    route = PolicyRoute(config.tproxy_mark, config.tproxy_route_table) if transparent else None
+    return Ruleset(
+        family,
+        tuple(table for table in tables if table.chains),
+        Routing(route, passthrough_address=family is Family.V6),
+    )
 
 
-def _tables(config: Config, family: Family) -> Iterator[Table]:
-    if config.drop_invalid:
-        yield _table(
-            "mangle",
-            PREROUTING=mangle_prerouting(),
-            ISTIO_DROP=[Rule((), DROP, "connection tracking cannot place this packet")],
-        )
+def raw(config: Config, family: Family) -> Table:
+    """DNS capture only: two conntrack zones, so that a query to the agent and the agent's own query
+    never share an entry."""
+    if not config.captures_dns:
+        return Table("raw", ())
+    return table_of(
+        "raw",
+        PREROUTING=raw_prerouting(config, family),
+        OUTPUT=[Rule((), OUTPUT_DNS, "DNS queries: the chain ISTIO_OUTPUT_DNS picks their zone")],
+        ISTIO_INBOUND=raw_inbound(config, family),
+        ISTIO_OUTPUT_DNS=raw_output_dns(config, family),
+    )
+
+
+def mangle(config: Config, family: Family) -> Table:
+    """Mode TPROXY, and --drop-invalid."""
+    transparent = config.mode is Mode.TPROXY
+    marking = transparent and config.inbound_ports
+    return table_of(
+        "mangle",
+        PREROUTING=mangle_prerouting(config),
+        OUTPUT=mangle_output(config, family) if transparent else (),
+        ISTIO_DIVERT=mangle_divert(config) if marking else (),
+        ISTIO_DROP=mangle_drop() if config.drop_invalid else (),
+        ISTIO_INBOUND=mangle_inbound(config, family) if transparent else (),
+        ISTIO_TPROXY=mangle_tproxy(config, family, config.inbound_port) if marking else (),
+    )
+
+
+def nat(config: Config, family: Family) -> Table:
+    """Outbound traffic in both modes, inbound in mode REDIRECT."""
     top = tuple(nat_prerouting_top(config, family))
-    yield _table(
+    return table_of(
         "nat",
         top=len(top),
         PREROUTING=(*top, *nat_prerouting(config)),
         OUTPUT=nat_output(config),
         ISTIO_INBOUND=nat_inbound(config),
-        ISTIO_IN_REDIRECT=[
-            Rule(
-                (TCP,),
-                Redirect(config.inbound_port),
-                f"captured: to the port {config.inbound_port} where the proxy takes inbound TCP",
-            )
-        ],
+        ISTIO_IN_REDIRECT=nat_redirect(config.inbound_port, "inbound"),
         ISTIO_OUTPUT=istio_output(config, family),
-        ISTIO_REDIRECT=[
-            Rule(
-                (TCP,),
-                Redirect(config.outbound_port),
-                f"captured: to the port {config.outbound_port} where the proxy takes outbound TCP",
-            )
-        ],
+        ISTIO_OUTPUT_DNS=nat_output_dns(config, family),
+        ISTIO_REDIRECT=nat_redirect(config.outbound_port, "outbound"),
     )
 
 
-def _table(name: str, *, top: int = 0, **chains: Iterable[Rule]) -> Table:
+def table_of(name: str, *, top: int = 0, **chains: Iterable[Rule]) -> Table:
     """A table of the chains that hold a rule; `top` rules of PREROUTING go above foreign ones."""
     held = ((chain, tuple(rules)) for chain, rules in chains.items())
     return Table(
@@ -89,13 +131,146 @@ def _table(name: str, *, top: int = 0, **chains: Iterable[Rule]) -> Table:
     )
 
 
-def mangle_prerouting() -> Iterator[Rule]:
+def raw_output_dns(config: Config, family: Family) -> Iterator[Rule]:
+    """raw ISTIO_OUTPUT_DNS: which zone a query of this pod belongs to."""
+    owners: list[Match] = [*map(OwnerUid, config.proxy_uids), *map(OwnerGid, config.proxy_gids)]
+    for owner in owners:
+        yield Rule((UDP, TO_DNS, owner), SERVER_ZONE, "the agent asks a DNS server")
+        yield Rule(
+            (UDP, SourcePort("udp", DNS_PORT), owner), AGENT_ZONE, "the agent answers a query"
+        )
+    for server in _servers(config, family):
+        yield Rule((*server, UDP, TO_DNS), AGENT_ZONE, "a query that the agent will get")
+
+
+def raw_prerouting(config: Config, family: Family) -> Iterator[Rule]:
+    """raw PREROUTING."""
+    if _servers(config, family):
+        yield Rule((), INBOUND, "DNS answers: the chain ISTIO_INBOUND picks their zone")
+
+
+def raw_inbound(config: Config, family: Family) -> Iterator[Rule]:
+    """raw ISTIO_INBOUND: answers to the agent's own queries."""
+    for server in _servers(config, family):
+        yield Rule(
+            (*(Source(match.network) for match in server), UDP, SourcePort("udp", 53)),
+            SERVER_ZONE,
+            "a DNS server answers the agent",
+        )
+
+
+def _servers(config: Config, family: Family) -> list[tuple[Destination, ...]]:
+    """What a captured query's destination matches: one of the servers, or anything."""
+    if config.capture_all_dns:
+        return [()]
+    return [(Destination(server),) for server in config.networks(config.dns_servers, family)]
+
+
+def mangle_prerouting(config: Config) -> Iterator[Rule]:
     """mangle PREROUTING."""
+    transparent = config.mode is Mode.TPROXY
+    if transparent:
+        for name in config.excluded_interfaces:
+            yield Rule((InInterface(name),), RETURN, f"what arrives on {name} is left alone (-c)")
+    if config.drop_invalid:
+        yield Rule(
+            (ConntrackState(("INVALID",)),),
+            DROP_INVALID,
+            "packets that connection tracking calls INVALID would bypass nat, and so the proxy",
+        )
+    if transparent and config.inbound_ports:
+        yield TO_INBOUND
+    if transparent:
+        yield Rule(
+            (TCP, Mark(config.tproxy_mark)),
+            SaveMark(),
+            "the connection remembers the mark that the proxy gave it",
+        )
+
+
+def mangle_output(config: Config, family: Family) -> Iterator[Rule]:
+    """mangle OUTPUT, mode TPROXY."""
+    for name in config.excluded_interfaces:
+        yield Rule((OutInterface(name),), RETURN, f"what leaves by {name} is left alone (-c)")
     yield Rule(
-        (ConntrackState(("INVALID",)),),
-        DROP_INVALID,
-        "packets that connection tracking calls INVALID would bypass nat, and so the proxy",
+        (TO_LOOPBACK, TCP, Mark(config.tproxy_mark)),
+        RETURN,
+        "the proxy calls the application with the client's address: it is marked already",
     )
+    for kind, numbers, owner in (
+        ("uid", config.proxy_uids, OwnerUid),
+        ("gid", config.proxy_gids, OwnerGid),
+    ):
+        for number in numbers:
+            yield Rule(
+                (
+                    Destination(config.loopback(family).network, negated=True),
+                    TO_LOOPBACK,
+                    TCP,
+                    owner(number),
+                ),
+                SetMark(TPROXY_OUTBOUND_MARK),
+                f"the proxy ({kind} {number}) calls its own pod by the pod's address: inbound",
+            )
+    yield Rule(
+        (TCP, ConnectionMark(config.tproxy_mark)),
+        RestoreMark(),
+        "the application answers the proxy: marked, so that the policy route brings it back",
+    )
+
+
+def mangle_inbound(config: Config, family: Family) -> Iterator[Rule]:
+    """mangle ISTIO_INBOUND, mode TPROXY: which inbound packets the proxy gets."""
+    yield Rule((TCP, Mark(config.tproxy_mark)), RETURN, "from the proxy to the application")
+    yield Rule(
+        (Source(family.passthrough), FROM_LOOPBACK, TCP),
+        RETURN,
+        "the proxy hands an inbound connection to the application",
+    )
+    yield Rule(
+        (FROM_LOOPBACK, TCP, Mark(TPROXY_OUTBOUND_MARK, negated=True)),
+        RETURN,
+        "stays inside the pod, and is not the proxy calling it",
+    )
+    if config.inbound_ports is EVERYTHING:
+        yield from inbound_exclusions(config)
+        yield from _transparently((), "every other inbound TCP port")
+    else:
+        for port in config.inbound_ports:
+            yield from _transparently((DestinationPort("tcp", port),), f"inbound port {port}")
+
+
+def _transparently(port: tuple[Match, ...], what: str) -> Iterator[Rule]:
+    yield Rule(
+        (TCP, *port, ConntrackState(("RELATED", "ESTABLISHED"))),
+        DIVERT,
+        f"{what}: more of a connection that the proxy has",
+    )
+    yield Rule((TCP, *port), TPROXY, f"{what} is captured (-b)")
+
+
+def mangle_divert(config: Config) -> Iterator[Rule]:
+    """mangle ISTIO_DIVERT."""
+    yield Rule(
+        (),
+        SetMark(config.tproxy_mark),
+        f"marked, so that the policy route of table {config.tproxy_route_table} keeps it here",
+    )
+    yield Rule((), ACCEPT, "its socket is known, nothing else may touch it")
+
+
+def mangle_tproxy(config: Config, family: Family, port: int) -> Iterator[Rule]:
+    """mangle ISTIO_TPROXY; `port` is where the proxy listens transparently."""
+    yield Rule(
+        (Destination(config.loopback(family).network, negated=True), TCP),
+        Tproxy(port, config.tproxy_mark, family.any_address),
+        f"captured: to the transparent listener of the proxy on port {port}",
+    )
+
+
+def mangle_drop() -> Iterator[Rule]:
+    """mangle ISTIO_DROP."""
+    yield Rule((), DROP, "connection tracking cannot place this packet")
 
 
 def nat_prerouting_top(config: Config, family: Family) -> Iterator[Rule]:
@@ -129,8 +304,8 @@ def nat_prerouting(config: Config) -> Iterator[Rule]:
     """nat PREROUTING, below foreign rules."""
     for name in config.excluded_interfaces:
         yield Rule((InInterface(name),), RETURN, f"what arrives on {name} is left alone (-c)")
-    if config.inbound_ports:
-        yield Rule((TCP,), INBOUND, "inbound TCP: the chain ISTIO_INBOUND decides")
+    if config.inbound_ports and config.mode is Mode.REDIRECT:
+        yield TO_INBOUND
 
 
 def nat_inbound(config: Config) -> Iterator[Rule]:
@@ -140,13 +315,10 @@ def nat_inbound(config: Config) -> Iterator[Rule]:
         RETURN,
         f"port {config.tunnel_port} is the tunnel port of the proxy, reached directly",
     )
+    if config.mode is not Mode.REDIRECT:
+        return
     if config.inbound_ports is EVERYTHING:
-        for port in config.inbound_excluded_ports:
-            yield Rule(
-                (TCP, DestinationPort("tcp", port)),
-                RETURN,
-                f"inbound port {port} is excluded (-d)",
-            )
+        yield from inbound_exclusions(config)
         yield Rule((TCP,), IN_REDIRECT, "every other inbound TCP port is captured (-b)")
     else:
         for port in config.inbound_ports:
@@ -174,7 +346,7 @@ def istio_output(config: Config, family: Family) -> Iterator[Rule]:
                 f"outbound port {port} is excluded (-o)",
             )
     yield Rule(
-        (Source(family.passthrough), LOOPBACK_INTERFACE),
+        (Source(family.passthrough), TO_LOOPBACK),
         RETURN,
         "the proxy hands an inbound connection to the application",
     )
@@ -184,6 +356,8 @@ def istio_output(config: Config, family: Family) -> Iterator[Rule]:
     for gid in config.proxy_gids:
         yield from _from_the_proxy(config, loopback, f"gid {gid}", OwnerGid, gid)
     yield from _owner_groups(config)
+    if _servers(config, family) and config.captures_dns:
+        yield Rule((), OUTPUT_DNS, "DNS queries: the chain ISTIO_OUTPUT_DNS decides")
     yield Rule((loopback,), RETURN, "stays inside the pod")
     for network in config.networks(config.outbound_excluded_networks, family):
         yield Rule((Destination(network),), RETURN, f"outbound to {network} is excluded (-x)")
@@ -204,28 +378,28 @@ def _from_the_proxy(
     config: Config,
     loopback: Destination,
     who: str,
-    owner: Callable[[int, bool], Match],
+    owner: Callable[[int, bool], OwnerUid | OwnerGid],
     number: int,
 ) -> Iterator[Rule]:
     """The three rules of one uid or gid of the proxy."""
+    by_proxy, not_by_proxy = owner(number, False), owner(number, True)
+    own_port: Match = DestinationPort("tcp", config.tunnel_port, negated=True)
+    if config.captures_dns and isinstance(by_proxy, OwnerUid):
+        own_port = DestinationPorts((53, config.tunnel_port), negated=True)
     yield Rule(
-        (
-            Destination(loopback.network, negated=True),
-            LOOPBACK_INTERFACE,
-            TCP,
-            DestinationPort("tcp", config.tunnel_port, negated=True),
-            owner(number, False),
-        ),
+        (Destination(loopback.network, negated=True), TO_LOOPBACK, TCP, own_port, by_proxy),
         IN_REDIRECT,
         f"the proxy ({who}) calls its own pod by a pod or service address: that is inbound",
     )
     if not config.captures_loopback:
+        # A DNS server may listen on the loopback interface, and queries to it are captured.
+        not_dns = (TCP, DestinationPort("tcp", 53, negated=True)) if config.captures_dns else ()
         yield Rule(
-            (LOOPBACK_INTERFACE, owner(number, True)),
+            (TO_LOOPBACK, *not_dns, not_by_proxy),
             RETURN,
             f"the application (not {who}) calls itself over the loopback interface",
         )
-    yield Rule((owner(number, False),), RETURN, f"sent by the proxy itself ({who})")
+    yield Rule((by_proxy,), RETURN, f"sent by the proxy itself ({who})")
 
 
 def _owner_groups(config: Config) -> Iterator[Rule]:
@@ -238,6 +412,36 @@ def _owner_groups(config: Config) -> Iterator[Rule]:
             RETURN,
             shortened(f"only processes of these groups are captured: {listed}"),
         )
+
+
+def nat_output_dns(config: Config, family: Family) -> Iterator[Rule]:
+    """nat ISTIO_OUTPUT_DNS: queries to the agent."""
+    if not config.captures_dns:
+        return
+    for protocol in (TCP, UDP):
+        for server in _servers(config, family):
+            yield Rule(
+                (*server, protocol, DestinationPort(protocol.name, 53)),
+                Redirect(DNS_PORT),
+                f"a DNS query: to the agent on port {DNS_PORT}",
+            )
+
+
+def inbound_exclusions(config: Config) -> Iterator[Rule]:
+    """ISTIO_INBOUND, in nat or in mangle: the -d ports."""
+    for port in config.inbound_excluded_ports:
+        yield Rule(
+            (TCP, DestinationPort("tcp", port)), RETURN, f"inbound port {port} is excluded (-d)"
+        )
+
+
+def nat_redirect(port: int, direction: str) -> Iterator[Rule]:
+    """nat ISTIO_REDIRECT and ISTIO_IN_REDIRECT."""
+    yield Rule(
+        (TCP,),
+        Redirect(port),
+        f"captured: to port {port}, where the proxy takes {direction} TCP",
+    )
 
 
 def shortened(why: str, limit: int = 255) -> str:

@@ -1,0 +1,12 @@
+"""The kernel said no."""
+
+import os
+
+
+class KernelRefused(Exception):
+    """A call failed: what was tried, the errno `number`, and a remedy where one is certain."""
+
+    def __init__(self, what: str, number: int, remedy: str = "") -> None:
+        super().__init__(f"{what}: {os.strerror(number)}")
+        self.number = number
+        self.remedy = remedy

@@ -1,0 +1,215 @@
+"""The policy route of mode TPROXY, and the passthrough address, through netlink.
+
+A policy route is ours if its routing table holds just our local route; so the rules and routes of
+earlier runs, and of the programs that ours replaces, are found whatever mark and table they name.
+pyroute2 is loaded only where there is something to ask: that takes 0.1 s.
+"""
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..model import Family, PolicyRoute, Routing
+from .host import has_ipv6
+from .refusal import KernelRefused
+
+_LOOPBACK_INDEX = 1  # of lo in every namespace, include/net/flow.h LOOPBACK_IFINDEX
+_EVERY_BIT = 0xFFFFFFFF
+_SYSTEM_TABLES = range(253, 256)  # linux/rtnetlink.h
+_LOCAL, _HOST, _BOOT, _NOWHERE = 2, 254, 3, 255  # RTN_LOCAL, RT_SCOPE_HOST, RTPROT_BOOT, _NOWHERE
+_TO_TABLE = 1  # FR_ACT_TO_TBL
+
+
+@dataclass(frozen=True)
+class Step:
+    """One change: a rule, a route or the address is added or deleted."""
+
+    verb: str
+    what: str
+    policy_route: PolicyRoute | None = None
+    priority: int = 0
+
+    @property
+    def undo(self) -> "Step":
+        """The step that takes this one back."""
+        verb = "add" if self.verb == "delete" else "delete"
+        return Step(verb, self.what, self.policy_route, self.priority)
+
+    def __str__(self) -> str:
+        if self.policy_route is None:
+            return f"address {self.verb} ::6/128 dev lo"
+        mark, table = self.policy_route.mark, self.policy_route.table
+        if self.what == "rule":
+            return f"rule {self.verb} fwmark {mark:#x} lookup {table}"
+        return f"route {self.verb} local default dev lo table {table}"
+
+
+class Routes:
+    """One family's policy rules and routes in this process's network namespace."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+        self._number = socket.AF_INET if family is Family.V4 else socket.AF_INET6
+
+    def plan(self, wanted: Routing, look: bool) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+        """What to add before the tables are written, and what to delete after.
+
+        Rules and routes are looked for only if `look`, or if one is wanted. Raises KernelRefused.
+        """
+        adding: list[Step] = []
+        deleting: list[Step] = []
+        if self._family is Family.V6:
+            there = _has_passthrough_address()
+            if wanted.passthrough_address and not there:
+                adding.append(Step("add", "address"))
+            if there and not wanted.passthrough_address:
+                deleting.append(Step("delete", "address"))
+        if wanted.policy_route or (look and (self._family is Family.V4 or has_ipv6())):
+            with self._netlink() as netlink:
+                rules = list(self._rules(netlink))
+                tables = self._tables(netlink)
+            adding += _missing(wanted.policy_route, rules, tables)
+            deleting += _superfluous(wanted.policy_route, rules, tables)
+        return tuple(adding), tuple(deleting)
+
+    def take(self, step: Step) -> None:
+        """Carry out one step. Raises KernelRefused."""
+        with self._netlink(step) as netlink:
+            if step.policy_route is None:
+                netlink.addr(step.verb, index=_LOOPBACK_INDEX, address="::6", prefixlen=128)
+            elif step.what == "rule":
+                netlink.rule(
+                    step.verb,
+                    family=self._number,
+                    fwmark=step.policy_route.mark,
+                    table=step.policy_route.table,
+                    action=_TO_TABLE,
+                    priority=step.priority,
+                )
+            else:
+                netlink.route(
+                    step.verb,
+                    family=self._number,
+                    dst="default",
+                    type=_LOCAL,
+                    scope=_HOST if self._family is Family.V4 else 0,
+                    proto=_BOOT,
+                    oif=_LOOPBACK_INDEX,
+                    table=step.policy_route.table,
+                )
+
+    @contextmanager
+    def _netlink(self, step: Step | None = None) -> Iterator[Any]:
+        from pyroute2 import IPRoute
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        try:
+            with IPRoute() as netlink:
+                yield netlink
+        except NetlinkError as error:
+            remedy = _remedy(error.code) if step else ""
+            raise KernelRefused(str(step or "policy routing"), error.code, remedy) from error
+
+    def _rules(self, netlink: Any) -> Iterator["_Rule"]:
+        for message in netlink.get_rules(family=self._number):
+            table = message.get("table", 0)
+            mark = message.get("fwmark")
+            plain = (
+                mark is not None
+                and message.get("fwmask", _EVERY_BIT) == _EVERY_BIT
+                and not message["src_len"]
+                and not message["dst_len"]
+                and not message["tos"]
+                and not message["flags"]
+                and not any(message.get(name) for name in _OTHER_SELECTORS)
+                and message["action"] == _TO_TABLE
+            )
+            yield _Rule(mark if plain else None, table, message.get("priority", 0))
+
+    def _tables(self, netlink: Any) -> dict[int, list[bool]]:
+        """By routing table: for each of its routes, whether it has the form of ours."""
+        tables: dict[int, list[bool]] = {}
+        for message in netlink.get_routes(family=self._number):
+            if message["flags"] & _CLONED:
+                continue
+            ours = (
+                message["type"] == _LOCAL
+                and message["dst_len"] == 0
+                and message["src_len"] == 0
+                and message.get("oif") == _LOOPBACK_INDEX
+            )
+            tables.setdefault(message.get("table", message["table"]), []).append(ours)
+        return tables
+
+
+_OTHER_SELECTORS = ("iifname", "oifname", "l3mdev", "uid_range", "ip_proto", "sport_range", "goto")
+_CLONED = 0x200  # RTM_F_CLONED: a cached route
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """A policy rule: its mark, if that is all it asks for, its table and its priority."""
+
+    mark: int | None
+    table: int
+    priority: int
+
+
+def _missing(
+    wanted: PolicyRoute | None, rules: list[_Rule], tables: dict[int, list[bool]]
+) -> Iterator[Step]:
+    if wanted is None:
+        return
+    # The route first: a rule whose table is empty would do nothing, but a packet might pass.
+    if True not in tables.get(wanted.table, []):
+        yield Step("add", "route", wanted)
+    if not any((rule.mark, rule.table) == (wanted.mark, wanted.table) for rule in rules):
+        yield Step("add", "rule", wanted, _next_priority(rules))
+
+
+def _next_priority(rules: list[_Rule]) -> int:
+    """Right before the second rule, as `ip rule add` has it from the kernel
+    (net/core/fib_rules.c, fib_default_rule_pref); left to itself, pyroute2 takes another."""
+    priorities = sorted(rule.priority for rule in rules)
+    return max(priorities[1] - 1, 0) if len(priorities) > 1 else 0
+
+
+def _superfluous(
+    wanted: PolicyRoute | None, rules: list[_Rule], tables: dict[int, list[bool]]
+) -> Iterator[Step]:
+    kept = False
+    for table, routes in tables.items():
+        if routes != [True] or table in _SYSTEM_TABLES:
+            continue
+        here = [rule for rule in rules if rule.table == table]
+        for rule in here:
+            if rule.mark is None:
+                continue
+            if not kept and wanted == PolicyRoute(rule.mark, table):
+                kept = True  # of several copies one stays
+                continue
+            yield Step("delete", "rule", PolicyRoute(rule.mark, table), rule.priority)
+        foreign = any(rule.mark is None for rule in here)
+        if not foreign and (wanted is None or wanted.table != table):
+            yield Step("delete", "route", PolicyRoute(0, table))
+
+
+def _has_passthrough_address() -> bool:
+    """Whether lo has ::6/128, man 5 proc_net if_inet6: address, index, prefix length, … in hex."""
+    try:
+        lines = Path("/proc/self/net/if_inet6").read_text().splitlines()
+    except OSError:
+        return False
+    return any(line.split()[0] == "6".zfill(32) and line.endswith(" lo") for line in lines)
+
+
+def _remedy(number: int) -> str:
+    if number == errno.ENETDOWN:
+        return "lo is down: ip link set lo up"
+    if number in (errno.EACCES, errno.ENODEV, errno.EINVAL):
+        return "IPv6 is switched off on lo (sysctl net.ipv6.conf.lo.disable_ipv6): say --no-ipv6"
+    return ""
