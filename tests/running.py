@@ -9,14 +9,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
 from pods import namespace
 from proxy_init.__main__ import main
 from proxy_init.kernel.libiptc import load
-from proxy_init.model import BUILT_IN, Family
+from proxy_init.model import Family
 
 BOTH = (Family.V4, Family.V6)
 
@@ -28,6 +28,15 @@ class Result:
     status: int
     stdout: str
     stderr: str
+
+
+@contextmanager
+def fresh_namespace() -> Iterator[str]:
+    """A network namespace with nothing in it but lo, which is up as in every pod: the kernel takes
+    no IPv6 route over an interface that is down."""
+    with namespace.namespace("fresh") as name:
+        namespace.run(name, ["ip", "link", "set", "lo", "up"]).check_returncode()
+        yield name
 
 
 def run_here(*flags: str, environ: Mapping[str, str] | None = None) -> Result:
@@ -88,16 +97,3 @@ def restored(name: str, family: Family, text: str) -> subprocess.CompletedProces
         timeout=30,
         check=False,
     )
-
-
-__all__ = [
-    "BOTH",
-    "BUILT_IN",
-    "Result",
-    "by_table",
-    "restored",
-    "run_here",
-    "run_in",
-    "saved",
-    "with_rules",
-]

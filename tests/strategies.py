@@ -1,11 +1,11 @@
-"""Random calls of proxy-init, for hypothesis: every flag of the rule set `current`, well formed."""
+"""Random calls of proxy-init, for hypothesis: every flag that makes rules, well formed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 from hypothesis import strategies as st
-from hypothesis.strategies import SearchStrategy
+from hypothesis.strategies import DrawFn, SearchStrategy
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ def lists(items: SearchStrategy[str], least: int = 1, most: int = 4) -> SearchSt
 
 
 @st.composite
-def cidrs(draw: Callable[[SearchStrategy[int]], int]) -> str:
-    """An IPv4 or IPv6 CIDR, host bits and all, or a bare address."""
-    version = draw(st.sampled_from([4, 6]))
+def cidrs(draw: DrawFn, versions: Sequence[int] = (4, 6)) -> str:
+    """A CIDR, host bits and all, or a bare address."""
+    version = draw(st.sampled_from(versions))
     bits = 32 if version == 4 else 128
     number = draw(
         st.one_of(
@@ -47,15 +47,20 @@ def cidrs(draw: Callable[[SearchStrategy[int]], int]) -> str:
     return str(address) if length < 0 else f"{address}/{length}"
 
 
-_VALUES: dict[str, SearchStrategy[str]] = {
+_OF_BOTH: dict[str, SearchStrategy[str]] = {
     "-p": ports,
     "-z": ports,
-    "-e": ports,
     "-u": lists(ids, most=3),
     "-g": lists(ids, most=3),
-    "-m": st.sampled_from(["REDIRECT", "NONE", ""]),
+    "-m": st.sampled_from(["REDIRECT", "TPROXY", "TPROXY", "NONE", ""]),
     "-b": st.one_of(st.just("*"), lists(ports, least=0)),
     "-d": lists(ports, least=0),
+    "-t": st.sampled_from(["1", "1337", "0x539", "4294967295"]),
+    "-r": st.sampled_from(["1", "133", "252", "256", "4294967295"]),
+}
+_OF_CURRENT: dict[str, SearchStrategy[str]] = {
+    **_OF_BOTH,
+    "-e": ports,
     "-i": st.one_of(st.just("*"), lists(cidrs(), least=0)),
     "-x": lists(cidrs(), least=0),
     "-q": lists(ports),
@@ -63,26 +68,34 @@ _VALUES: dict[str, SearchStrategy[str]] = {
     "-c": lists(interfaces, most=3),
     "-k": lists(interfaces, most=3),
 }
-_SWITCHES = ["--ipv6", "--no-ipv6", "--drop-invalid", "--dual-stack"]
+_OF_1_0: dict[str, SearchStrategy[str]] = {
+    **_OF_BOTH,
+    "-i": st.one_of(st.just("*"), lists(cidrs(versions=(4,)), least=0)),
+    "-x": lists(cidrs(versions=(4,)), least=0),
+}
+_SWITCHES = ["--drop-invalid", "--dual-stack", "--redirect-dns", "--capture-all-dns", "--comments"]
+_IPV6 = st.sampled_from([(), ("--ipv6",), ("--ipv6",), ("--no-ipv6",)])
 # The kernel takes 64 owner groups in a rule; iptables-restore's parser gives up at 50.
-_OWNER_GROUPS = st.one_of(
+_OWNER_GROUPS: SearchStrategy[dict[str, str]] = st.one_of(
     st.just({}),
     lists(ids).map(lambda text: {"ISTIO_OUTBOUND_OWNER_GROUPS": text}),
     lists(ids).map(lambda text: {"ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE": text}),
 )
-_LOOPBACK = st.one_of(
+_LOOPBACK: SearchStrategy[dict[str, str]] = st.one_of(
     st.just({}),
     st.integers(8, 32).map(lambda n: {"ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR": f"127.0.0.1/{n}"}),
 )
 
 
 @st.composite
-def calls(draw: Callable[[SearchStrategy[object]], object]) -> Call:
-    """A call with any of the flags, each with any good value."""
-    names = draw(st.lists(st.sampled_from(sorted(_VALUES)), unique=True))
-    flags: list[str] = []
-    for name in names:  # type: ignore[attr-defined]
-        flags += [name, str(draw(_VALUES[name]))]
-    flags += draw(st.lists(st.sampled_from(_SWITCHES), unique=True))  # type: ignore[arg-type]
-    environ = {**draw(_OWNER_GROUPS), **draw(_LOOPBACK)}  # type: ignore[dict-item]
-    return Call(tuple(flags), environ)
+def calls(draw: DrawFn) -> Call:
+    """A call for either rule set, with any of its flags, each with any good value."""
+    old = draw(st.sampled_from([False, False, True]))
+    values = _OF_1_0 if old else _OF_CURRENT
+    names = draw(st.lists(st.sampled_from(sorted(values)), unique=True))
+    flags = [word for name in names for word in (name, draw(values[name]))]
+    flags += draw(_IPV6)
+    if old:
+        return Call((*flags, "--ruleset", "1.0"))
+    flags += draw(st.lists(st.sampled_from(_SWITCHES), unique=True))
+    return Call(tuple(flags), {**draw(_OWNER_GROUPS), **draw(_LOOPBACK)})

@@ -3,9 +3,8 @@
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 
-from pods.namespace import namespace
 from proxy_init.model import Family
-from tests.running import BOTH, by_table, restored, run_in, saved, with_rules
+from tests.running import BOTH, by_table, fresh_namespace, restored, run_in, saved, with_rules
 from tests.strategies import Call, calls
 
 USUAL = ("-p", "15001", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-b", "*", "-d", "")
@@ -20,9 +19,11 @@ TODAY = (
 @example(Call(USUAL))
 @example(Call((*USUAL, "--ipv6")))
 @example(Call(TODAY))
+@example(Call((*USUAL, "--ipv6", "-m", "TPROXY", "--redirect-dns", "--capture-all-dns")))
+@example(Call((*USUAL, "--ruleset", "1.0")))
 @example(Call((*USUAL, "--ipv6", "--comments", "-x", "10.0.0.0/8,fd00::/8", "-c", "eth1")))
 def test_dry_run_equals_what_the_kernel_holds_after_applying(call: Call) -> None:
-    with namespace("fresh") as name:
+    with fresh_namespace() as name:
         printed = {
             family: run_in(name, *call.flags, "-n", f"-{family.value}", environ=call.environ)
             for family in BOTH
@@ -41,7 +42,7 @@ def test_dry_run_equals_what_the_kernel_holds_after_applying(call: Call) -> None
 def test_iptables_restore_accepts_the_dry_run_and_makes_the_same_of_it(
     family: Family, call: Call
 ) -> None:
-    with namespace("fresh") as name:
+    with fresh_namespace() as name:
         printed = run_in(name, *call.flags, "-n", f"-{family.value}", environ=call.environ).stdout
         result = restored(name, family, printed)
         assert result.returncode == 0, result.stderr
@@ -51,7 +52,7 @@ def test_iptables_restore_accepts_the_dry_run_and_makes_the_same_of_it(
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(calls(), calls())
 def test_other_flags_on_the_next_run_replace_all_rules_of_the_first(old: Call, new: Call) -> None:
-    with namespace("old") as name, namespace("fresh") as fresh:
+    with fresh_namespace() as name, fresh_namespace() as fresh:
         run_in(name, *old.flags, environ=old.environ)
         result = run_in(name, *new.flags, environ=new.environ)
         assert result.status == 0, result.stderr
