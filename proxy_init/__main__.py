@@ -15,8 +15,13 @@ def main() -> int:
     words = sys.argv[1:]
     if words[:1] == ["istio-iptables"]:  # how manifests of today's sidecar image begin
         del words[0]
+    run = apply.run
     if words[:1] == ["clean"]:
         words = [*words[1:], "--cleanup-only"]
+    elif words[:1] == ["status"]:
+        from .cli import status
+
+        run, words = status.run, words[1:]
     given = split(words).given
     if "help" in given:
         from .cli.app import app
@@ -27,7 +32,7 @@ def main() -> int:
         print(__version__)
         return 0
     try:
-        apply.run(words, os.environ)
+        return run(words, os.environ)
     except ProxyInitError as error:
         if isinstance(error, BadCall):
             for line in str(error).splitlines():
@@ -36,7 +41,6 @@ def main() -> int:
         return error.exit_status
     except KeyboardInterrupt:
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -508,6 +508,11 @@ class Table:
     name: str
     chains: tuple[Chain, ...]
 
+    @classmethod
+    def empty(cls, name: str) -> "Table":
+        """The table as a new network namespace has it."""
+        return cls(name, tuple(Chain(chain, (), policy="ACCEPT") for chain in BUILT_IN[name]))
+
     def chain(self, name: str) -> Chain | None:
         """The chain of that name, if it is here."""
         return next((chain for chain in self.chains if chain.name == name), None)

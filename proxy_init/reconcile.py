@@ -3,9 +3,10 @@
 Pure but for the functions that are handed a table to work on: `plan` compares values.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from .model import BUILT_IN, Chain, Rule, Table
+from .model import BUILT_IN, Chain, Comment, Jump, Protocol, Rule, Table
 from .ownership import Ours, Placed, numbers_of_ours, ours_in
 
 
@@ -46,16 +47,20 @@ class TableEdit:
 def arrange(wanted: Table, present: Table) -> Ours:
     """Where the wanted rules belong among the foreign ones that the table holds.
 
-    Rules for the top go above all foreign ones; the others stay where ours stand already, else
-    below the foreign ones, so that these keep what they had.
+    Rules for the top go above all foreign ones. The others stay where ours stand already, else go
+    below the foreign ones, so that these keep what they had; but never below one that takes all
+    that they are for.
     """
     placed: dict[str, tuple[Placed, ...]] = {}
+    numbers = numbers_of_ours(present, wanted)
     here = ours_in(present, wanted).placed
     for chain in wanted.chains:
         if chain.name not in BUILT_IN[wanted.name]:
             continue
         held = present.chain(chain.name)
-        foreign = (len(held.rules) if held else 0) - len(here.get(chain.name, ()))
+        own = numbers.get(chain.name, frozenset())
+        rules = enumerate(held.rules if held else ())
+        foreign = [rule for number, rule in rules if number not in own]
         top = tuple(Placed(0, rule) for rule in chain.rules[: chain.top])
         rest = chain.rules[chain.top :]
         placed[chain.name] = top + _in_place(rest, here.get(chain.name, ()), foreign)
@@ -68,13 +73,27 @@ def arrange(wanted: Table, present: Table) -> Ours:
 
 
 def _in_place(
-    rules: tuple[Rule, ...], here: tuple[Placed, ...], foreign: int
+    rules: tuple[Rule, ...], here: tuple[Placed, ...], foreign: Sequence[Rule]
 ) -> tuple[Placed, ...]:
+    lowest = next((n for n, rule in enumerate(foreign) if _takes_all_tcp(rule)), len(foreign))
     already = here[len(here) - len(rules) :]
-    if tuple(placed.rule for placed in already) == rules:
+    in_sight = all(placed.behind <= lowest for placed in already)
+    if in_sight and tuple(placed.rule for placed in already) == rules:
         return already
-    behind = here[-1].behind if here else foreign
+    behind = min(here[-1].behind if here else len(foreign), lowest)
     return tuple(Placed(behind, rule) for rule in rules)
+
+
+def _takes_all_tcp(rule: Rule) -> bool:
+    """Whether no TCP packet gets past a rule of a built-in chain: what we capture is TCP."""
+    ends = rule.target.name not in _GO_ON and not isinstance(rule.target, Jump)
+    return ends and all(
+        match == Protocol("tcp") or isinstance(match, Comment) for match in rule.matches
+    )
+
+
+_GO_ON = frozenset({"", "MARK", "CONNMARK", "CT", "LOG", "NFLOG", "TRACE", "TOS", "DSCP", "TCPMSS"})
+"""Targets after which the next rule is tried: man 8 iptables-extensions."""
 
 
 def edit(
@@ -116,9 +135,24 @@ def edit(
     )
 
 
-def as_table(name: str, ours: Ours) -> Table:
-    """What is ours in a table, as if nothing else were in it."""
-    placed = (
-        Chain(chain, tuple(place.rule for place in places)) for chain, places in ours.placed.items()
-    )
-    return Table(name, (*placed, *(Chain(chain, rules) for chain, rules in ours.chains.items())))
+def edited(present: Table, change: TableEdit) -> Table:
+    """What the table will hold once `change` is carried out."""
+    chains = {chain.name: chain for chain in present.chains}
+    for name in change.created:
+        chains[name] = Chain(name, ())
+    touched = [removal.chain for removal in change.removals]
+    touched += [insertion.chain for insertion in change.insertions]
+    for name in dict.fromkeys(touched):
+        rules = list(chains[name].rules)
+        for removal in change.removals:
+            if removal.chain == name:
+                del rules[removal.position]
+        for insertion in change.insertions:
+            if insertion.chain == name:
+                rules.insert(insertion.position, insertion.rule)
+        chains[name] = replace(chains[name], rules=tuple(rules))
+    for chain in change.filled:
+        chains[chain.name] = chain
+    for name in change.deleted:
+        del chains[name]
+    return Table(present.name, tuple(chains.values()))

@@ -1,62 +1,54 @@
 """The init container's job, and its dry run."""
 
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from ..config import OLD_RULES, Config, Mode, read_config, settle
+from ..config import Config, Mode
 from ..errors import ApplyFailed, BadCall, ProxyInitError
-from ..kernel.host import Host, global_addresses, has_ipv6
 from ..model import BUILT_IN, Family, Ruleset
-from ..rulesets import build
 from ..text import routing_text, ruleset_text
 from . import report
-from .log import logger, set_up, summary
+from .log import logger, summary
+from .session import print_text, session, wanted_rulesets
 
 
-def run(words: list[str], environ: Mapping[str, str]) -> None:
-    """Apply, clean, or with --dry-run print. Raises ProxyInitError, after logging it."""
+def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Apply, clean, or with --dry-run print; gives the exit status. Raises ProxyInitError."""
     started = time.monotonic()
-    config = read_config(words, environ, Host())
-    set_up(config.log_level, config.log_as_json)
-    result, rulesets = "failed", {family: Ruleset(family) for family in Family}
+    rulesets: list[Ruleset] = []
+    result = "failed"
     try:
-        config = _in_its_namespace(config)
-        rulesets = {family: build(config, family) for family in Family}
-        if config.dry_run:
-            _print(dry_run_text(config, rulesets))
-            return
-        result = _carry_out(config, rulesets)
+        with session(words, environ) as config:
+            rulesets = wanted_rulesets(config)
+            if not config.cleanup_only:
+                _say(config, rulesets)
+            if config.dry_run:
+                print_text(dry_run_text(config, rulesets))
+                return 0
+            result = _carry_out(config, rulesets)
     except BadCall:
         raise
-    except ProxyInitError as error:
-        for line in str(error).splitlines():
-            logger.error("%s", line)
-        _sum_up("failed", rulesets, started)
-        raise
-    if not (config.cleanup_only and result == "unchanged"):
+    except ProxyInitError:
         _sum_up(result, rulesets, started)
+        raise
+    if not (config.cleanup_only and result == "unchanged"):  # clean is silent where nothing is
+        _sum_up(result, rulesets, started)
+    return 0
 
 
-def _in_its_namespace(config: Config) -> Config:
-    """Enter the network namespace, and settle and say what depends on it."""
-    if config.network_namespace is not None:
-        from ..kernel.namespace import enter
-
-        enter(config.network_namespace)
-    if config.cleanup_only:
-        return config
-    config = settle(config, global_addresses())
+def _say(config: Config, rulesets: Sequence[Ruleset]) -> None:
     for line in config.warnings:
         logger.warning("%s", line)
     for line in (*config.notes, *report.decisions(config)):
         logger.info("%s", line)
-    return config
+    for ruleset in rulesets if not config.dry_run else ():
+        for line in report.rules(ruleset):
+            logger.info("%s", line)
 
 
-def _sum_up(result: str, rulesets: Mapping[Family, Ruleset], started: float) -> None:
+def _sum_up(result: str, rulesets: Sequence[Ruleset], started: float) -> None:
     """Log the last line of a run."""
-    used = [ruleset for ruleset in rulesets.values() if ruleset.tables]
+    used = [ruleset for ruleset in rulesets if ruleset.tables]
     tables = [name for name in BUILT_IN if any(ruleset.table(name).chains for ruleset in used)]
     summary(
         {
@@ -70,23 +62,16 @@ def _sum_up(result: str, rulesets: Mapping[Family, Ruleset], started: float) -> 
     )
 
 
-def dry_run_text(config: Config, rulesets: Mapping[Family, Ruleset]) -> str:
+def dry_run_text(config: Config, rulesets: Sequence[Ruleset]) -> str:
     """The text of the families that are to be printed."""
     return "".join(
-        f"# {family.title}\n{ruleset_text(rulesets[family])}{routing_text(rulesets[family])}"
-        for family in config.printed_families
+        f"# {ruleset.family.title}\n{ruleset_text(ruleset)}{routing_text(ruleset)}"
+        for ruleset in rulesets
+        if ruleset.family in config.printed_families
     )
 
 
-def _print(text: str) -> None:
-    try:
-        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
-        sys.stdout.flush()
-    except OSError as error:
-        raise ApplyFailed(f"standard output: {error.strerror}") from error
-
-
-def _carry_out(config: Config, rulesets: Mapping[Family, Ruleset]) -> str:
+def _carry_out(config: Config, rulesets: Sequence[Ruleset]) -> str:
     """Bring the kernel to what is wanted; gives the summary's word for what happened."""
     if config.mode is Mode.NONE and not config.cleanup_only:
         logger.info("mode NONE: nothing to do")
@@ -94,14 +79,8 @@ def _carry_out(config: Config, rulesets: Mapping[Family, Ruleset]) -> str:
     if config.skip_rule_apply:
         logger.info("--skip-rule-apply: nothing is written")
         return "unchanged"
-    wanted = list(rulesets.values())
-    if config.ruleset == OLD_RULES and not has_ipv6():
-        logger.info("the kernel has no IPv6, so nothing is done about it")
-        wanted = [ruleset for ruleset in wanted if ruleset.family is Family.V4]
-    for ruleset in wanted:
-        for line in report.rules(ruleset):
-            logger.info("%s", line)
-    from ..kernel.apply import Finding, apply
+    from ..kernel.apply import Finding, Orders, apply
+    from ..kernel.libiptc import load
     from ..kernel.lock import xtables_lock
 
     def decide(findings: Mapping[Family, Finding]) -> None:
@@ -110,19 +89,21 @@ def _carry_out(config: Config, rulesets: Mapping[Family, Ruleset]) -> str:
             if not config.cleanup_only:
                 logger.info("all of this is in the kernel already")
         elif any(finding.holds_ours for finding in findings.values()):
-            changes = "\n".join(report.difference(findings))
+            changes = [line for finding in findings.values() for line in finding.difference]
             if not config.reconcile and not config.cleanup_only:
+                listed = "\n".join(changes)
                 raise ApplyFailed(
                     "rules of ours are there and differ, and --no-reconcile forbids to replace "
-                    f"them; apply without it, or with the flags that they were made with\n{changes}"
+                    f"them; apply without it, or with the flags that they were made with\n{listed}"
                 )
-            verb = "removing" if config.cleanup_only else "replacing"
-            logger.info("%s rules of an earlier run", verb)
-            for line in changes.splitlines():
+            logger.info("%s", "removing rules" if config.cleanup_only else "replacing old rules")
+            for line in changes:
                 logger.debug("%s", line)
 
+    load()  # before the lock, others wait for that, and before the children, which share it
     with xtables_lock(config.lock_file, config.wait):
-        changed = apply(wanted, decide, force=config.force_apply, thorough=config.cleanup_only)
+        orders = Orders(force=config.force_apply, thorough=config.cleanup_only)
+        changed = apply(rulesets, decide, orders)
     if not changed:
         return "unchanged"
     return "cleaned" if config.cleanup_only else "applied"

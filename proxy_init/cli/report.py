@@ -1,13 +1,10 @@
 """What the log says of a run, in words."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from difflib import unified_diff
+from collections.abc import Iterable, Iterator
 
 from ..config import DNS_PORT, EVERYTHING, OLD_RULES, Config, Mode
-from ..kernel.apply import Finding
-from ..model import BUILT_IN, Family, Ruleset
-from ..reconcile import as_table
-from ..text import rule_text, table_text
+from ..model import Ruleset
+from ..text import rule_text
 
 MOST_RULES_LOGGED = 200
 
@@ -77,25 +74,3 @@ def rules(ruleset: Ruleset) -> Iterator[str]:
     yield from lines[:MOST_RULES_LOGGED]
     if len(lines) > MOST_RULES_LOGGED:
         yield f"{ruleset.family.title}: and {len(lines) - MOST_RULES_LOGGED} more rules"
-
-
-def difference(findings: Mapping[Family, Finding]) -> Iterator[str]:
-    """A unified diff a table: what the kernel holds of ours, and what these flags ask for."""
-    for family, finding in findings.items():
-        for name in BUILT_IN:
-            if name not in finding.present:
-                continue
-            present, wanted = (
-                table_text(as_table(name, side[name])).splitlines()
-                for side in (finding.present, finding.wanted)
-            )
-            label = f"{family.title} {name}"
-            yield from unified_diff(
-                present,
-                wanted,
-                f"{label}, in the kernel",
-                f"{label}, wanted",
-                lineterm="",
-            )
-        yield from (f"+{family.title} {step}" for step in finding.added)
-        yield from (f"-{family.title} {step.undo}" for step in finding.deleted)

@@ -1,91 +1,98 @@
 """Bringing the kernel's tables to what the rule sets want, both families or none."""
 
 import errno
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from difflib import unified_diff
 from functools import partial
 
 from ..errors import ApplyFailed
 from ..model import BUILT_IN, Family, Ruleset, Table
 from ..ownership import Ours, ours_in
-from ..reconcile import TableEdit, arrange, edit
+from ..reconcile import TableEdit, arrange, edit, edited
+from ..text import table_text
 from .diagnose import explained
-from .libiptc import Tables, load
+from .libiptc import Tables
 from .refusal import KernelRefused
 from .routing import Routes, Step
 from .workers import Worker, side_by_side
 
-MOST_TRIES = 10
+MOST_TRIES = 100
 """How often a table is read again because a writer without the lock changed it in between."""
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What one family's tables hold of ours, and what they should, by the table's name."""
+class Orders:
+    """How to go about it.
 
-    present: Mapping[str, Ours]
-    wanted: Mapping[str, Ours]
+    `force` writes what is in place already. `thorough` looks for policy routes of ours even where
+    no table hints at them, and always shows the difference. Without `write`, nothing is written,
+    and no table is brought into being by reading it.
+    """
+
+    force: bool = False
+    thorough: bool = False
+    write: bool = True
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one family's part of the kernel has to do with what is wanted."""
+
+    holds_ours: bool
     edits: tuple[TableEdit, ...]
     added: tuple[Step, ...]
     """Routing that the rules rely on, put in place before them."""
     deleted: tuple[Step, ...]
     """Routing that no rule relies on any more, taken away after them."""
+    difference: tuple[str, ...]
+    """A unified diff, kernel against wanted, of iptables-save text and routing; where nothing of
+    ours is there, only if orders were thorough."""
 
     @property
     def differs(self) -> bool:
         """Whether anything has to change."""
         return bool(self.edits or self.added or self.deleted)
 
-    @property
-    def holds_ours(self) -> bool:
-        """Whether anything of ours is there."""
-        return any(self.present.values()) or bool(self.deleted)
-
 
 def apply(
     rulesets: Sequence[Ruleset],
     decide: Callable[[Mapping[Family, Finding]], None],
-    *,
-    force: bool = False,
-    thorough: bool = False,
+    orders: Orders,
 ) -> bool:
     """Read both families, show `decide` what was found, and write; gives whether anything was.
 
     Every family takes each step before any takes the next: routes that rules rely on, the tables,
     routes that none relies on any more. Whatever `decide` raises ends it before anything changes.
-    With `force` rules are written even where nothing differs; with `thorough` policy routes of ours
-    are looked for even where no table hints at them. Raises ApplyFailed or NodeCannot; then the
-    kernel is as it was found.
+    Raises ApplyFailed or NodeCannot; then the kernel is as it was found.
     """
-    load()  # once, before the children are made
     with ExitStack() as stack:
         workers: list[Worker[Finding]] = [
-            stack.enter_context(
-                Worker(ruleset.family.title, partial(_steps, ruleset, force, thorough))
-            )
+            stack.enter_context(Worker(ruleset.family.title, partial(_steps, ruleset, orders)))
             for ruleset in rulesets
         ]
         found = side_by_side(workers)
-        findings = dict(zip((ruleset.family for ruleset in rulesets), found, strict=True))
-        decide(findings)
-        if not any(finding.differs for finding in found):
+        decide(dict(zip((ruleset.family for ruleset in rulesets), found, strict=True)))
+        if not orders.write or not any(finding.differs for finding in found):
             return False
         for _ in ("routing that rules rely on", "tables", "routing that none relies on", "the end"):
             side_by_side(workers)
         return True
 
 
-def _steps(ruleset: Ruleset, force: bool, thorough: bool) -> Generator[Finding, None, None]:
+def _steps(ruleset: Ruleset, orders: Orders) -> Generator[Finding, None, None]:
     """One family's work. When it ends before its last step, it takes back what it did."""
     tables, routes = Tables(ruleset.family), Routes(ruleset.family)
     try:
-        finding = _look(tables, routes, ruleset, force, thorough)
+        present = _read(tables, ruleset, orders)
+        finding = _compare(present, routes, ruleset, orders)
         yield finding
         with ExitStack() as undo:
             _take(routes, finding.added, undo)
             yield finding
-            _write_tables(tables, ruleset, finding, force, undo)
+            before = {table.name: ours_in(table, ruleset.table(table.name)) for table in present}
+            _write_tables(tables, ruleset, finding.edits, before, orders, undo)
             yield finding
             _take(routes, finding.deleted, undo)
             yield finding
@@ -95,21 +102,64 @@ def _steps(ruleset: Ruleset, force: bool, thorough: bool) -> Generator[Finding, 
         raise explained(refused, ruleset) from refused
 
 
-def _look(tables: Tables, routes: Routes, ruleset: Ruleset, force: bool, thorough: bool) -> Finding:
+def _read(tables: Tables, ruleset: Ruleset, orders: Orders) -> list[Table]:
     needed = {table.name for table in ruleset.tables}
     there = tables.instantiated()
     names = [name for name in BUILT_IN if name in needed or name in there]
-    present = [tables.read(name) for name in names]
-    edits = [_edit_for(ruleset, force, table) for table in present]
+    return [
+        tables.read(name) if orders.write or name in there else Table.empty(name) for name in names
+    ]
+
+
+def _compare(present: Sequence[Table], routes: Routes, ruleset: Ruleset, orders: Orders) -> Finding:
+    found = {table: _edit_for(ruleset, orders, table) for table in present}
+    edits = {table: change for table, change in found.items() if change is not None}
     # Whatever made a policy route of our kind used the table mangle in this namespace.
-    added, deleted = routes.plan(ruleset.routing, look=thorough or "mangle" in there)
+    look = orders.thorough or any(table.name == "mangle" for table in present)
+    added, deleted = routes.plan(ruleset.routing, look)
+    ours = any(ours_in(table, ruleset.table(table.name)) for table in present) or bool(deleted)
     return Finding(
-        {table.name: ours_in(table, ruleset.table(table.name)) for table in present},
-        {table.name: arrange(ruleset.table(table.name), table) for table in present},
-        tuple(change for change in edits if change is not None),
+        ours,
+        tuple(sorted(edits.values(), key=partial(_turn, ruleset))),
         added,
         deleted,
+        tuple(_difference(ruleset.family, edits, added, deleted))
+        if ours or orders.thorough
+        else (),
     )
+
+
+def _turn(ruleset: Ruleset, change: TableEdit) -> int:
+    """When a table's turn comes: first what captures more, then what captures less.
+
+    So on the way from REDIRECT to TPROXY, mangle captures inbound connections before nat lets go of
+    them, and on the way back nat does before mangle lets go. A packet that meets both goes to the
+    same listener by either. Raw and filter guard what nat does: they come first and leave last.
+    """
+    wanted = ruleset.table(change.table)
+    if change.table == "nat":
+        return 1
+    captures = wanted.chain("ISTIO_TPROXY") if change.table == "mangle" else wanted.chains
+    return 0 if captures else 2
+
+
+def _difference(
+    family: Family,
+    edits: Mapping[Table, TableEdit],
+    added: Sequence[Step],
+    deleted: Sequence[Step],
+) -> Iterator[str]:
+    for table, change in edits.items():
+        label = f"{family.title} {table.name}"
+        yield from unified_diff(
+            table_text(table).splitlines(),
+            table_text(edited(table, change)).splitlines(),
+            f"{label}, in the kernel",
+            f"{label}, wanted",
+            lineterm="",
+        )
+    yield from (f"-{family.title} {step.undo}" for step in deleted)
+    yield from (f"+{family.title} {step}" for step in added)
 
 
 def _take(routes: Routes, steps: Sequence[Step], undo: ExitStack) -> None:
@@ -119,19 +169,24 @@ def _take(routes: Routes, steps: Sequence[Step], undo: ExitStack) -> None:
 
 
 def _write_tables(
-    tables: Tables, ruleset: Ruleset, finding: Finding, force: bool, undo: ExitStack
+    tables: Tables,
+    ruleset: Ruleset,
+    edits: Sequence[TableEdit],
+    before: Mapping[str, Ours],
+    orders: Orders,
+    undo: ExitStack,
 ) -> None:
     # What libxtables objects to, it objects to here, before anything is committed.
-    for change in finding.edits:
+    for change in edits:
         tables.stage(change)
-    for change in finding.edits:
-        _commit(tables, change.table, partial(_edit_for, ruleset, force))
-        undo.callback(_restore, tables, ruleset, change.table, finding.present[change.table])
+    for change in edits:
+        _commit(tables, change.table, partial(_edit_for, ruleset, orders))
+        undo.callback(_restore, tables, ruleset, change.table, before[change.table])
 
 
-def _edit_for(ruleset: Ruleset, force: bool, present: Table) -> TableEdit | None:
+def _edit_for(ruleset: Ruleset, orders: Orders, present: Table) -> TableEdit | None:
     wanted = ruleset.table(present.name)
-    return edit(present, arrange(wanted, present), wanted, force)
+    return edit(present, arrange(wanted, present), wanted, orders.force)
 
 
 def _commit(tables: Tables, name: str, edit_for: Callable[[Table], TableEdit | None]) -> None:

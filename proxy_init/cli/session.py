@@ -1,0 +1,55 @@
+"""What every command does first and last: read the call, log, enter the namespace, tell errors."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from ..config import OLD_RULES, Config, read_config, settle
+from ..errors import ApplyFailed, BadCall, ProxyInitError
+from ..kernel.host import Host, global_addresses, has_ipv6
+from ..model import Family, Ruleset
+from ..rulesets import build
+from .log import logger, set_up
+
+
+@contextmanager
+def session(words: Sequence[str], environ: Mapping[str, str]) -> Iterator[Config]:
+    """The checked call, in its network namespace and with its log; errors are logged as lines.
+
+    Raises ProxyInitError. What is wrong with the call itself (BadCall) is left for the entry point
+    to tell, which can do so without a log.
+    """
+    config = read_config(words, environ, Host())
+    set_up(config.log_level, config.log_as_json)
+    try:
+        if config.network_namespace is not None:
+            from ..kernel.namespace import enter
+
+            enter(config.network_namespace)
+        if not config.cleanup_only:
+            config = settle(config, global_addresses())
+        yield config
+    except BadCall:
+        raise
+    except ProxyInitError as error:
+        for line in str(error).splitlines():
+            logger.error("%s", line)
+        raise
+
+
+def wanted_rulesets(config: Config) -> list[Ruleset]:
+    """What each family must hold."""
+    families = list(Family)
+    if config.ruleset == OLD_RULES and not has_ipv6():
+        logger.info("the kernel has no IPv6, so nothing is done about it")
+        families.remove(Family.V6)
+    return [build(config, family) for family in families]
+
+
+def print_text(text: str) -> None:
+    """Write to stdout. Raises ApplyFailed."""
+    try:
+        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+        sys.stdout.flush()
+    except OSError as error:
+        raise ApplyFailed(f"standard output: {error.strerror}") from error
