@@ -15,24 +15,8 @@ def main() -> int:
     words = sys.argv[1:]
     if words[:1] == ["istio-iptables"]:  # how manifests of today's sidecar image begin
         del words[0]
-    run = apply.run
-    if words[:1] == ["clean"]:
-        words = [*words[1:], "--cleanup-only"]
-    elif words[:1] == ["status"]:
-        from .cli import status
-
-        run, words = status.run, words[1:]
-    given = split(words).given
-    if "help" in given:
-        from .cli.app import app
-
-        app()(["--help"], prog_name="proxy-init", standalone_mode=False)
-        return 0
-    if "version" in given:
-        print(__version__)
-        return 0
     try:
-        return run(words, os.environ)
+        return _run(words)
     except ProxyInitError as error:
         if isinstance(error, BadCall):
             for line in str(error).splitlines():
@@ -41,6 +25,23 @@ def main() -> int:
         return error.exit_status
     except KeyboardInterrupt:
         return 130
+
+
+def _run(words: list[str]) -> int:
+    given = split(words).given
+    if "version" in given:
+        print(__version__)
+        return 0
+    if words and not words[0].startswith("-"):
+        from .cli.app import COMMANDS, run
+
+        if words[0] in COMMANDS:
+            return run(words)
+    elif "help" in given:
+        from .cli.app import run
+
+        return run(["--help"])
+    return apply.run(words, os.environ)
 
 
 if __name__ == "__main__":

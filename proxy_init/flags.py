@@ -136,8 +136,8 @@ FLAGS: tuple[Flag, ...] = (
          "How long to wait for the xtables lock."),
     _switch("strict", "--strict", "PROXY_INIT_STRICT", "Warnings about the flags are errors."),
     Flag("output", "-O --output", "", "text", "FORMAT", "text or json, where a command reports."),
-    _switch("version", "--version", "", "Print the version."),
-    _switch("help", "-h --help", "", "Print this."),
+    _switch("version", "--version", "", "Print the version.", ""),
+    _switch("help", "-h --help", "", "Print this.", ""),
     _retired("-f --restore-format", Takes.SWITCH),
     _retired("--iptables-trace-logging", Takes.SWITCH),
     _retired("--host-nsenter-exec", Takes.SWITCH),
@@ -218,7 +218,10 @@ def _spelling_and_value(word: str) -> tuple[str, str | None]:
 def _stranger(word: str, spelling: str) -> Mistake:
     if not word.startswith("-"):
         return Mistake(
-            "command line", word, "expected a flag", "a list is one word, without blanks or quoted"
+            "command line",
+            word,
+            "expected a flag, or in front of all flags a command that this version has",
+            "a list is one word: without blanks, or quoted",
         )
     from difflib import get_close_matches
 

@@ -1,12 +1,20 @@
-"""The command tree, with Typer: what `--help` shows. The flags come from the one table of them."""
+"""The command tree, with Typer. Flags come from the one table of them, and are split by its rules.
 
-from collections.abc import Callable
+A plain call, the init container's, does not load this module: Typer takes 50 ms.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, Signature
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from ..flags import FLAGS, Takes
+from ..flags import FLAGS, Takes, split
+from . import apply, status
+
+Run = Callable[[Sequence[str], Mapping[str, str]], int]
 
 _EPILOG = (
     "A flag beats its variable, which beats the default; an empty text counts as not given. "
@@ -15,45 +23,79 @@ _EPILOG = (
 )
 
 
-def app() -> typer.Typer:
-    """proxy-init and its commands."""
-    tree = typer.Typer(add_completion=False, rich_markup_mode=None)
-    tree.command(
-        "proxy-init",
+def _clean(words: Sequence[str], environ: Mapping[str, str]) -> int:
+    return apply.run([*words, "--cleanup-only"], environ)
+
+
+COMMANDS: Mapping[str, tuple[Run, str]] = {
+    "clean": (_clean, "Remove everything of ours, nothing else."),
+    "status": (status.run, "Compare the kernel with what the flags ask for."),
+}
+
+
+def run(words: Sequence[str]) -> int:
+    """Run a command line that begins with a command's name, or asks for help."""
+    status: int | None = _tree()(list(words), prog_name="proxy-init", standalone_mode=False)
+    return status or 0
+
+
+class _FlagsCommand(TyperCommand):
+    """A command that leaves its words to `flags.split`; Typer lists the flags for --help."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if "help" in split(args).given:
+            return super().parse_args(ctx, ["--help"])
+        ctx.obj = args
+        return []
+
+
+def _tree() -> typer.Typer:
+    tree = typer.Typer(add_completion=False, rich_markup_mode=None, epilog=_EPILOG)
+    settings = {"help_option_names": ["-h", "--help"]}
+    tree.callback(
+        invoke_without_command=True,
         help="Redirect a pod's traffic to its sidecar proxy. Takes the arguments of istio-init.",
-        epilog=_EPILOG,
-        context_settings={"help_option_names": ["-h", "--help"]},
         options_metavar="[FLAGS]",
-    )(_with_flags())
+        context_settings=settings,
+    )(_with_flags(None))
+    for name, (command, sentence) in COMMANDS.items():
+        tree.command(
+            name,
+            cls=_FlagsCommand,
+            help=sentence,
+            epilog=_EPILOG,
+            options_metavar="[FLAGS]",
+            context_settings=settings,
+        )(_with_flags(command))
     return tree
 
 
-def _with_flags() -> Callable[..., None]:
-    """A function whose parameters are the flags, for Typer to list."""
+def _with_flags(command: Run | None) -> Callable[..., int]:
+    """A function whose parameters are the flags, for Typer to list, and which runs `command`."""
 
-    def command(**given: object) -> None:
-        raise AssertionError("flags.split reads the command line")
+    def call(ctx: typer.Context, **_: object) -> int:
+        return command(ctx.obj, os.environ) if command else 0
 
-    parameters = []
+    parameters = [Parameter("ctx", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
     for flag in FLAGS:
         if flag.retired or flag.name == "help":
             continue
         spellings = flag.spellings.split()
-        kind = str if flag.takes is Takes.VALUE else bool
         if flag.opposite:
             spellings[-1] += f"/{flag.opposite}"
         option = typer.Option(
             *spellings,
-            help=flag.help,
+            help=f"{flag.help} Default: {flag.default}." if flag.default else flag.help,
             metavar=flag.metavar or None,
             envvar=flag.variables.split() or None,
-            show_default=flag.default,
+            show_default=False,
         )
+        kind = str if flag.takes is Takes.VALUE else bool
         parameters.append(
             Parameter(
                 flag.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
             )
         )
-    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return command
+    call.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call
