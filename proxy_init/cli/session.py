@@ -1,5 +1,6 @@
 """What every command does first and last: read the call, log, enter the namespace, tell errors."""
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,4 +53,6 @@ def print_text(text: str) -> None:
         sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
         sys.stdout.flush()
     except OSError as error:
+        # What the buffer still holds would fail once more at exit, and change the status.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise ApplyFailed(f"standard output: {error.strerror}") from error

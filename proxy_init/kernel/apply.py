@@ -1,13 +1,14 @@
 """Bringing the kernel's tables to what the rule sets want, both families or none."""
 
 import errno
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from difflib import unified_diff
 from functools import partial
 
-from ..errors import ApplyFailed
+from ..errors import ApplyFailed, ProxyInitError
 from ..model import BUILT_IN, Family, Ruleset, Table
 from ..ownership import Ours, ours_in
 from ..reconcile import TableEdit, arrange, edit, edited
@@ -20,6 +21,9 @@ from .workers import Worker, side_by_side
 
 MOST_TRIES = 100
 """How often a table is read again because a writer without the lock changed it in between."""
+
+_NO_SUCH_TABLE = (errno.ENOENT, errno.ENOPROTOOPT, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class Orders:
 class Finding:
     """What one family's part of the kernel has to do with what is wanted."""
 
-    holds_ours: bool
+    before: Mapping[str, Ours]
+    """What is ours in each table that was read, by its name."""
     edits: tuple[TableEdit, ...]
     added: tuple[Step, ...]
     """Routing that the rules rely on, put in place before them."""
@@ -55,6 +60,11 @@ class Finding:
         """Whether anything has to change."""
         return bool(self.edits or self.added or self.deleted)
 
+    @property
+    def holds_ours(self) -> bool:
+        """Whether anything of ours is there."""
+        return any(self.before.values()) or bool(self.deleted)
+
 
 def apply(
     rulesets: Sequence[Ruleset],
@@ -68,47 +78,87 @@ def apply(
     Raises ApplyFailed or NodeCannot; then the kernel is as it was found.
     """
     with ExitStack() as stack:
-        workers: list[Worker[Finding]] = [
-            stack.enter_context(Worker(ruleset.family.title, partial(_steps, ruleset, orders)))
-            for ruleset in rulesets
-        ]
-        found = side_by_side(workers)
+
+        def workers(*steps: Callable[[Ruleset], Iterator[Finding]]) -> list[Worker[Finding]]:
+            return [
+                stack.enter_context(Worker(ruleset.family.title, partial(work, ruleset)))
+                for ruleset, work in zip(rulesets, steps, strict=True)
+            ]
+
+        working = workers(*[partial(_steps, orders=orders)] * len(rulesets))
+        found = side_by_side(working)
         decide(dict(zip((ruleset.family for ruleset in rulesets), found, strict=True)))
         if not orders.write or not any(finding.differs for finding in found):
             return False
-        for _ in ("routing that rules rely on", "tables", "routing that none relies on", "the end"):
-            side_by_side(workers)
+        try:
+            for _ in ("routing that rules rely on", "tables", "routing that none relies on"):
+                side_by_side(working)
+        except BaseException:
+            # In new processes: one that failed may be gone, with a part of its work done.
+            _take_back_all(workers(*(partial(_take_back, finding=finding) for finding in found)))
+            raise
         return True
 
 
-def _steps(ruleset: Ruleset, orders: Orders) -> Generator[Finding, None, None]:
-    """One family's work. When it ends before its last step, it takes back what it did."""
+def _take_back_all(workers: Sequence[Worker[Finding]]) -> None:
+    try:
+        side_by_side(workers)
+    except (ProxyInitError, RuntimeError) as error:
+        logger.error("not all that was written could be taken back: %s", error)
+
+
+def _steps(ruleset: Ruleset, orders: Orders) -> Iterator[Finding]:
+    """One family's work: look; then write."""
     tables, routes = Tables(ruleset.family), Routes(ruleset.family)
     try:
-        present = _read(tables, ruleset, orders)
+        present = list(_present(tables, ruleset, orders))
         finding = _compare(present, routes, ruleset, orders)
         yield finding
-        with ExitStack() as undo:
-            _take(routes, finding.added, undo)
-            yield finding
-            before = {table.name: ours_in(table, ruleset.table(table.name)) for table in present}
-            _write_tables(tables, ruleset, finding.edits, before, orders, undo)
-            yield finding
-            _take(routes, finding.deleted, undo)
-            yield finding
-            undo.pop_all()  # every family got this far
-            yield finding
+        for step in finding.added:
+            routes.take(step)
+        yield finding
+        # What libxtables objects to, it objects to here, before anything is committed.
+        for change in finding.edits:
+            tables.stage(change)
+        for change in finding.edits:
+            _commit(tables, change.table, partial(_edit_for, ruleset, orders))
+        yield finding
+        for step in finding.deleted:
+            routes.take(step)
+        yield finding
     except KernelRefused as refused:
         raise explained(refused, ruleset) from refused
 
 
-def _read(tables: Tables, ruleset: Ruleset, orders: Orders) -> list[Table]:
+def _take_back(ruleset: Ruleset, finding: Finding) -> Iterator[Finding]:
+    """Put back what was found, wherever something else is there now; the last step first."""
+    tables, routes = Tables(ruleset.family), Routes(ruleset.family)
+    try:
+        for step in reversed(finding.deleted):
+            routes.take_back(step)
+        for change in reversed(finding.edits):
+            _restore(tables, ruleset, change.table, finding.before[change.table])
+        for step in reversed(finding.added):
+            routes.take_back(step)
+    except KernelRefused as refused:
+        raise explained(refused, ruleset) from refused
+    yield finding
+
+
+def _present(tables: Tables, ruleset: Ruleset, orders: Orders) -> Iterator[Table]:
     needed = {table.name for table in ruleset.tables}
     there = tables.instantiated()
-    names = [name for name in BUILT_IN if name in needed or name in there]
-    return [
-        tables.read(name) if orders.write or name in there else Table.empty(name) for name in names
-    ]
+    for name in BUILT_IN:
+        if name in there or (name in needed and orders.write):
+            try:
+                yield tables.read(name)
+            except KernelRefused as refused:
+                # Who may not know which tables there are looks at all of them; one that the kernel
+                # lacks holds nothing of ours.
+                if name in needed or refused.number not in _NO_SUCH_TABLE:
+                    raise
+        elif name in needed:
+            yield Table.empty(name)
 
 
 def _compare(present: Sequence[Table], routes: Routes, ruleset: Ruleset, orders: Orders) -> Finding:
@@ -117,9 +167,10 @@ def _compare(present: Sequence[Table], routes: Routes, ruleset: Ruleset, orders:
     # Whatever made a policy route of our kind used the table mangle in this namespace.
     look = orders.thorough or any(table.name == "mangle" for table in present)
     added, deleted = routes.plan(ruleset.routing, look)
-    ours = any(ours_in(table, ruleset.table(table.name)) for table in present) or bool(deleted)
+    before = {table.name: ours_in(table, ruleset.table(table.name)) for table in present}
+    ours = any(before.values()) or bool(deleted)
     return Finding(
-        ours,
+        before,
         tuple(sorted(edits.values(), key=partial(_turn, ruleset))),
         added,
         deleted,
@@ -160,28 +211,6 @@ def _difference(
         )
     yield from (f"-{family.title} {step.undo}" for step in deleted)
     yield from (f"+{family.title} {step}" for step in added)
-
-
-def _take(routes: Routes, steps: Sequence[Step], undo: ExitStack) -> None:
-    for step in steps:
-        routes.take(step)
-        undo.callback(routes.take, step.undo)
-
-
-def _write_tables(
-    tables: Tables,
-    ruleset: Ruleset,
-    edits: Sequence[TableEdit],
-    before: Mapping[str, Ours],
-    orders: Orders,
-    undo: ExitStack,
-) -> None:
-    # What libxtables objects to, it objects to here, before anything is committed.
-    for change in edits:
-        tables.stage(change)
-    for change in edits:
-        _commit(tables, change.table, partial(_edit_for, ruleset, orders))
-        undo.callback(_restore, tables, ruleset, change.table, before[change.table])
 
 
 def _edit_for(ruleset: Ruleset, orders: Orders, present: Table) -> TableEdit | None:

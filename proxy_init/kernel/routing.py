@@ -102,6 +102,14 @@ class Routes:
                     table=step.policy_route.table,
                 )
 
+    def take_back(self, step: Step) -> None:
+        """Undo a step, if it was taken. Raises KernelRefused."""
+        try:
+            self.take(step.undo)
+        except KernelRefused as refused:
+            if refused.number not in _ALREADY:
+                raise
+
     @contextmanager
     def _netlink(self, step: Step | None = None) -> Iterator[Any]:
         from pyroute2 import IPRoute
@@ -147,6 +155,7 @@ class Routes:
 
 
 _OTHER_SELECTORS = ("iifname", "oifname", "l3mdev", "uid_range", "ip_proto", "sport_range", "goto")
+_ALREADY = (errno.EEXIST, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL)  # there, or not there
 _CLONED = 0x200  # RTM_F_CLONED: a cached route
 
 

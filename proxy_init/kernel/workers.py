@@ -5,30 +5,26 @@ family's work is a generator that runs in a child of its own: the parent asks fo
 the other, of several children side by side, and survives whatever happens in them.
 """
 
-import logging
 import os
 import pickle
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import BinaryIO, Generic, TypeAlias, TypeVar
+from typing import BinaryIO, Generic, TypeVar
 
 from ..errors import ApplyFailed, ProxyInitError
 
 Step = TypeVar("Step")
-Message: TypeAlias = tuple[str, object] | None
-
-logger = logging.getLogger(__name__)
 
 
 class Worker(Generic[Step]):
     """A child process that takes the steps of a generator when asked.
 
-    Use it as a context manager. At its end, or when the parent dies, the child closes the
-    generator, so that what is not finished can be taken back, and is gone.
+    Use it as a context manager; at its end the child is gone. A child whose parent dies takes no
+    further step.
     """
 
-    def __init__(self, title: str, steps: Callable[[], Generator[Step, None, None]]) -> None:
+    def __init__(self, title: str, steps: Callable[[], Iterator[Step]]) -> None:
         self.title = title
         asked, self._ask = os.pipe()
         answers, answer = os.pipe()
@@ -51,8 +47,6 @@ class Worker(Generic[Step]):
 
     def __exit__(self, *exception: object) -> None:
         os.close(self._ask)
-        if self._answers.read():
-            logger.error("%s: what was done could not be taken back: %s", self.title, self._said())
         self._answers.close()
         os.waitpid(self._pid, 0)
         os.close(self._output)
@@ -103,25 +97,14 @@ def _only_output(output: int) -> None:
     os.dup2(output, 2)
 
 
-def _serve(steps: Generator[Step, None, None], asked: int, answers: BinaryIO) -> None:
-    def step() -> Message:
-        return "step", next(steps)
-
-    def take_back() -> Message:
-        steps.close()
-        return None
-
-    def answer(work: Callable[[], Message]) -> None:
+def _serve(steps: Iterator[Step], asked: int, answers: BinaryIO) -> None:
+    while os.read(asked, 1):
+        message: tuple[str, object]
         try:
-            message = work()
+            message = ("step", next(steps))
         except ProxyInitError as error:
             message = ("error", error)
         except Exception:
             message = ("bug", traceback.format_exc())
-        if message:
-            pickle.dump(message, answers)
-            answers.flush()
-
-    while os.read(asked, 1):
-        answer(step)
-    answer(take_back)
+        pickle.dump(message, answers)
+        answers.flush()
