@@ -97,7 +97,7 @@ class Config:
     dry_run: bool
     printed_families: tuple[Family, ...]
     """The families that a dry run prints."""
-    network_namespace: str | None
+    network_namespace: Given | None
     reconcile: bool
     force_apply: bool
     cleanup_only: bool
@@ -285,7 +285,7 @@ class _Reader:
             return parse(item)
         except values.BadValue as bad:
             hint = bad.hint
-            if is_flag(item) and not source.isupper():
+            if is_flag(item) and source.startswith("-"):
                 hint = f'{source} took the next flag as its value: write {source} "" for none'
             self.mistakes.append(Mistake(source, bad.item, f"expected {bad.expected}", hint))
             return default
@@ -363,7 +363,7 @@ def _read(reader: _Reader) -> Config:
             for family, other_only in ((Family.V4, ipv6_only), (Family.V6, ipv4_only))
             if not other_only
         ),
-        network_namespace=reader.one("network_namespace", str, None),
+        network_namespace=reader.given.get("network_namespace"),
         reconcile=reader.switch("reconcile", default=True),
         force_apply=reader.switch("force_apply"),
         cleanup_only=reader.switch("cleanup_only"),
@@ -402,7 +402,7 @@ def _ipv6(reader: _Reader) -> bool | None:
     given = reader.given.get("ipv6")
     if reader.old_rules:
         # Its script took any word in the variable for yes, even "false".
-        return given is not None and (given.source.isupper() or reader.switch("ipv6"))
+        return given is not None and (not given.source.startswith("-") or reader.switch("ipv6"))
     return None if given is None else reader.switch("ipv6")
 
 

@@ -7,8 +7,9 @@ can be found. Everything else is foreign, even if it looks alike.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 
 from .model import (
@@ -91,7 +92,8 @@ def numbers_of_ours(table: Table, expected: Table | None = None) -> Mapping[str,
         found["INPUT"].update(_closing_ipv6(table.chain("INPUT")))
     beside_ours = any(found.get(name) for name in BUILT_IN[table.name])
     if table.name in ("mangle", "nat") and beside_ours:
-        for name, number in _returns_for_interfaces(table):
+        own = {name: frozenset(numbers) for name, numbers in found.items()}
+        for name, number in _returns_for_interfaces(table, own):
             found[name].add(number)
         found["PREROUTING"].update(_expected_returns(table, expected, found["PREROUTING"]))
     return {name: frozenset(numbers) for name, numbers in found.items() if numbers}
@@ -139,27 +141,52 @@ def _closing_ipv6(chain: Chain | None) -> Iterator[int]:
                 yield from (number, number + 1)
 
 
-def _returns_for_interfaces(table: Table) -> Iterator[tuple[str, int]]:
+def _returns_for_interfaces(table: Table, own: Mapping[str, Set[int]]) -> Iterator[tuple[str, int]]:
     """-c and -k: a RETURN for an interface is ours only together with its twin.
 
     The twin of -c stands in the other of PREROUTING and OUTPUT, that of -k is the jump for the
-    same interface to ISTIO_REDIRECT. Where a foreign rule looks the same, those nearest to our
-    jump are ours: -c stands right before it, -k right behind the captures.
+    same interface to ISTIO_REDIRECT. Where foreign rules look the same, ours are those nearest to
+    our jumps: -k has its RETURN behind the captures, -c before the jump to ISTIO_INBOUND or
+    ISTIO_OUTPUT.
     """
     arriving = list(_numbered(_prerouting(table), _return_on_arrival))
     leaving = list(_numbered(table.chain("OUTPUT"), _return_on_departure))
+    captures = dict(_numbered(_prerouting(table), _capture_on_arrival))
+    behind_captures = set(_behind_captures(table, captures, arriving))
+    yield from (("PREROUTING", number) for number in behind_captures)
+    arriving = [(number, name) for number, name in arriving if number not in behind_captures]
     twins = Counter(name for _, name in arriving) & Counter(name for _, name in leaving)
     for chain, returns in (("PREROUTING", arriving), ("OUTPUT", leaving)):
+        jumps = own[chain] - captures.keys() if chain == "PREROUTING" else own[chain]
+        jump = min(jumps, default=sum(1 for _ in _rules(table, chain)))
         left = Counter(twins)
-        for number, name in reversed(returns):
+        for number, name in sorted(returns, key=partial(_distance, jump)):
             if left[name]:
                 left[name] -= 1
                 yield chain, number
-    captured = {name for _, name in _numbered(_prerouting(table), _capture_on_arrival)}
-    for name in captured:
-        same = [number for number, other in arriving if other == name]
-        if same:
-            yield "PREROUTING", same[0]
+
+
+def _distance(jump: int, numbered: tuple[int, str]) -> tuple[bool, int]:
+    """How far a rule is from the jump; any before it is nearer than any behind it."""
+    number, _ = numbered
+    return number > jump, abs(number - jump)
+
+
+def _behind_captures(
+    table: Table, captures: Mapping[int, str], arriving: Sequence[tuple[int, str]]
+) -> Iterator[int]:
+    """The RETURNs of -k: as many for an interface as it was named times, so captured alike."""
+    rules = _rules(table, "PREROUTING")
+    for name in set(captures.values()):
+        numbers = [number for number, other in captures.items() if other == name]
+        times = max(Counter(rules[number] for number in numbers).values())
+        behind = [n for n, other in arriving if other == name and n > max(numbers)]
+        yield from behind[:times]
+
+
+def _rules(table: Table, name: str) -> tuple[Rule, ...]:
+    chain = table.chain(name)
+    return chain.rules if chain else ()
 
 
 def _expected_returns(table: Table, expected: Table | None, known: Set[int]) -> Iterator[int]:

@@ -57,7 +57,7 @@ def explained(refused: KernelRefused, ruleset: Ruleset) -> ProxyInitError:
             f"the kernel refused: {said}\nthe capabilities are there, but they do not reach this "
             "network namespace (it belongs to another user namespace), or seccomp forbids it"
         )
-    return ApplyFailed(f"the kernel refused: {said}; its state is as before")
+    return ApplyFailed(f"the kernel refused: {said}")
 
 
 def what_is_missing(ruleset: Ruleset) -> Iterator[str]:

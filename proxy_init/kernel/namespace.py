@@ -10,9 +10,10 @@ _NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 
 
-def enter(name: str, source: str = "--network-namespace") -> None:
+def enter(name: str, source: str) -> None:
     """Move this process into a network namespace, by path or by its `ip netns` name.
 
+    `source` is the flag or variable that named it.
     Raises BadCall if there is none, NodeCannot if this process may not enter it.
     """
     path = name if "/" in name else f"/var/run/netns/{name}"

@@ -7,6 +7,7 @@ the other, of several children side by side, and survives whatever happens in th
 
 import os
 import pickle
+import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -33,6 +34,8 @@ class Worker(Generic[Step]):
         if self._pid == 0:
             # os._exit: nothing of the parent's may be cleaned up or flushed a second time.
             try:
+                # Ctrl-C is the parent's to deal with; it takes back what is half done.
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
                 os.close(self._ask)
                 _only_output(self._output)
                 _serve(steps(), asked, os.fdopen(answer, "wb"))

@@ -314,7 +314,7 @@ def test_what_is_no_network_namespace_is_a_wrong_call(
         (("-b", "8080", "-d", "9090", "--strict"), {}),
         ((), {"ENABLE_INBOUND_IPV6": "perhaps"}),
         ((), {"ISTIO_OUTBOUND_OWNER_GROUPS": "1,*"}),
-        (("-m", "TPROXY"), {}),
+        (("-m", "TPROXY", "-t", "1338"), {}),
     ],
     ids=lambda value: " ".join(value) or None,
 )
@@ -376,7 +376,8 @@ def test_no_reconcile_shows_a_difference_and_fails(fresh: str, tmp_path: Path) -
     ):
         assert line in told
     assert summary(result)["result"] == "failed"
-    assert "A_CHAIN" not in result.stderr  # what is not ours is nobody's difference
+    # What is not ours is nobody's difference, though it may stand around one.
+    assert not [line for line in told if line[0] in "+-" and "A_CHAIN" in line]
 
 
 def test_no_reconcile_is_content_where_nothing_differs_or_nothing_is_there(

@@ -25,7 +25,6 @@ from pods import ENVIRONMENT, namespace
 from proxy_init.kernel import apply, diagnose
 from proxy_init.kernel.libiptc import KernelRefused, Tables
 from proxy_init.model import Family, Table
-from proxy_init.reconcile import TableEdit
 from tests.foreign import NONE_MADE, counted, plant, surround, tables_made, with_counts
 from tests.running import BOTH, Result, run_here, run_in, saved, with_rules
 
@@ -156,7 +155,7 @@ def test_a_namespace_that_one_may_not_enter_is_no_silent_failure(
             fresh, *ALL, *flags, "--network-namespace", other, uid=65534, capabilities=0
         )
         assert (result.status, result.stdout) == (4, "")
-        (line,) = told(result)
+        line, *_ = told(result)
         assert "--network-namespace" in line and "CAP_SYS_ADMIN" in line
 
 
@@ -269,7 +268,7 @@ def test_the_lock_is_held_while_the_kernel_is_changed_and_no_longer(
     lock = tmp_path / "xtables.lock"
     seen = tmp_path / "seen"
 
-    def watched(real: Callable[[Tables, TableEdit], None], tables: Tables, edit: TableEdit) -> None:
+    def watched(real: Callable[[Tables, str], None], tables: Tables, name: str) -> None:
         descriptor = os.open(lock, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -280,10 +279,10 @@ def test_the_lock_is_held_while_the_kernel_is_changed_and_no_longer(
             os.close(descriptor)
         if failing:
             raise KernelRefused("table nat", errno.ENOMEM)
-        real(tables, edit)
+        real(tables, name)
 
     environ = {"XTABLES_LOCKFILE": str(lock)}
-    result = run_patched(fresh, lambda: _replace(Tables, "write", watched), *ALL, environ=environ)
+    result = run_patched(fresh, lambda: _replace(Tables, "commit", watched), *ALL, environ=environ)
     assert result.status == (1 if failing else 0)
     assert seen.read_text() == "held\n" * 2  # once a family
     with lock.open() as file:
@@ -325,22 +324,21 @@ def refusing(
     """A patch: the kernel refuses the first writes to a table, of one family or of both."""
     left = dict.fromkeys(BOTH, times)
 
-    def write(real: Callable[[Tables, TableEdit], None], tables: Tables, edit: TableEdit) -> None:
+    def write(real: Callable[[Tables, str], None], tables: Tables, name: str) -> None:
         own: Family = tables._family
-        if edit.table == table and family in (None, own) and left[own] > 0:
+        if name == table and family in (None, own) and left[own] > 0:
             left[own] -= 1
             raise KernelRefused(f"table {table}", number)
-        real(tables, edit)
+        real(tables, name)
 
-    return lambda: _replace(Tables, "write", write)
+    return lambda: _replace(Tables, "commit", write)
 
 
 def dying(method: str, *, table: str = "nat", family: Family | None = None) -> Callable[[], None]:
     """A patch: libxtables prints its last words and ends the process when it meets a table."""
 
     def end(real: Callable[..., object], tables: Tables, what: object) -> object:
-        name = what.table if isinstance(what, TableEdit) else what
-        if name == table and family in (None, tables._family):
+        if what == table and family in (None, tables._family):
             os.write(2, b"libxtables: last words\n")
             os._exit(1)
         return real(tables, what)
@@ -362,9 +360,9 @@ def test_a_table_that_another_program_changes_meanwhile_is_read_again(
 ) -> None:
     done: list[str] = []
 
-    def meddled(real: Callable[[Tables, TableEdit], None], tables: Tables, edit: TableEdit) -> None:
+    def meddled(real: Callable[[Tables, str], None], tables: Tables, name: str) -> None:
         if not done:
-            done.append(edit.table)
+            done.append(name)
             ip = "ip" if tables._family is Family.V4 else "ip6"
             rule = ("PREROUTING", "-i", "eth7", "-j", "RETURN")
             subprocess.run(
@@ -373,9 +371,9 @@ def test_a_table_that_another_program_changes_meanwhile_is_read_again(
                 check=True,
                 timeout=30,
             )
-        real(tables, edit)
+        real(tables, name)
 
-    result = run_patched(fresh, lambda: _replace(Tables, "write", meddled), *ALL)
+    result = run_patched(fresh, lambda: _replace(Tables, "commit", meddled), *ALL)
 
     assert result.status == 0, result.stderr
     for tables in rules(fresh).values():
@@ -439,7 +437,7 @@ def test_a_library_that_ends_the_work_while_reading_is_a_failure(
     result = run_patched(fresh, dying("read", family=family), *NEW)
     assert (result.status, result.stdout) == (1, "")
     error, summary = told(result)
-    assert "libxtables ended the work, saying: libxtables: last words" in error
+    assert "libxtables ended the work: libxtables: last words" in error
     assert error.startswith((family or Family.V4).title)
     assert summary.startswith("result=failed ")
     assert counted(fresh) == before
@@ -451,31 +449,29 @@ def test_a_library_that_ends_the_work_while_writing_leaves_nothing_half_done(
     fresh: str, tmp_path: Path, table: str, family: Family | None
 ) -> None:
     before = prepared(fresh, tmp_path)
-    result = run_patched(fresh, dying("write", table=table, family=family), *NEW)
+    result = run_patched(fresh, dying("commit", table=table, family=family), *NEW)
     assert (result.status, result.stdout) == (1, "")
     assert "libxtables ended the work" in told(result)[0]
     assert with_counts(counted(fresh), 0) == with_counts(before, 0)
 
 
-def test_what_could_not_be_taken_back_is_not_passed_over(fresh: str) -> None:
+def test_what_could_not_be_taken_back_is_not_passed_over(fresh: str, tmp_path: Path) -> None:
+    refused = tmp_path / "refused"  # a file, since taking back happens in another process
+
     def ever_worse() -> None:
-        # nat is refused, and mangle once it has been written.
-        refusing(errno.ENOMEM)()
+        def once(real: Callable[[Tables, str], None], tables: Tables, name: str) -> None:
+            if name == "mangle" or refused.exists():
+                refused.touch()
+                raise KernelRefused(f"table {name}", errno.ENOMEM)
+            real(tables, name)
 
-        def once(
-            real: Callable[[Tables, TableEdit], None], tables: Tables, edit: TableEdit
-        ) -> None:
-            if edit.table == "mangle" and edit.deleted:
-                raise KernelRefused("table mangle", errno.ENOMEM)
-            real(tables, edit)
-
-        _replace(Tables, "write", once)
+        _replace(Tables, "commit", once)
 
     result = run_patched(fresh, ever_worse, *NEW, "--no-ipv6")
     assert result.status == 1
     lines = told(result)
-    assert "not all that was written could be taken back: " in lines[0] and "mangle" in lines[0]
-    assert "table nat" in lines[1]
+    assert "not all that was written could be taken back: " in lines[0] and "nat" in lines[0]
+    assert "table mangle" in lines[1]
 
 
 def test_what_the_node_lacks_is_named_all_at_once(fresh: str, tmp_path: Path) -> None:
