@@ -97,7 +97,9 @@ class Config:
     dry_run: bool
     printed_families: tuple[Family, ...]
     """The families that a dry run prints."""
-    network_namespace: Given | None
+    network_namespace: str | None
+    network_namespace_source: str
+    """The flag or variable that names it."""
     reconcile: bool
     force_apply: bool
     cleanup_only: bool
@@ -213,8 +215,8 @@ class _Reader:
         return "ruleset" in self.given and self.given["ruleset"].text.strip() == OLD_RULES
 
     def source(self, name: str) -> str:
-        """Where the value of a flag was given."""
-        return self.given[name].source
+        """Where the value of a flag was given; nothing if it was not."""
+        return self.given[name].source if name in self.given else ""
 
     def one(self, name: str, parse: Callable[[str], T], default: T) -> T:
         """A flag's single value."""
@@ -363,7 +365,8 @@ def _read(reader: _Reader) -> Config:
             for family, other_only in ((Family.V4, ipv6_only), (Family.V6, ipv4_only))
             if not other_only
         ),
-        network_namespace=reader.given.get("network_namespace"),
+        network_namespace=reader.one("network_namespace", str, None),
+        network_namespace_source=reader.source("network_namespace"),
         reconcile=reader.switch("reconcile", default=True),
         force_apply=reader.switch("force_apply"),
         cleanup_only=reader.switch("cleanup_only"),

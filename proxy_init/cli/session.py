@@ -26,7 +26,7 @@ def session(words: Sequence[str], environ: Mapping[str, str]) -> Iterator[Config
         if config.network_namespace is not None:
             from ..kernel.namespace import enter
 
-            enter(config.network_namespace.text.strip(), config.network_namespace.source)
+            enter(config.network_namespace, config.network_namespace_source)
         if not config.cleanup_only:
             config = settle(config, global_addresses())
         yield config

@@ -103,6 +103,7 @@ def apply(
 def _take_back_all(workers: Sequence[Worker[Finding]]) -> None:
     try:
         side_by_side(workers)
+        logger.info("what was written has been taken back")
     except (ProxyInitError, RuntimeError) as error:
         logger.error("not all that was written could be taken back: %s", error)
 

@@ -416,9 +416,7 @@ def test_a_refusal_takes_back_what_was_written(
     assert result.status == 1
     error, summary = told(result)
     title = (family or Family.V4).title
-    assert error == (
-        f"the kernel refused: {title} table {table}: {os.strerror(number)}; its state is as before"
-    )
+    assert error == (f"the kernel refused: {title} table {table}: {os.strerror(number)}")
     assert summary.startswith("result=failed ")
     assert with_counts(counted(fresh), 0) == with_counts(before, 0)
 

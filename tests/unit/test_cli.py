@@ -1,0 +1,159 @@
+"""The program as it is called: what it prints where, and its exit status."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from proxy_init import __version__
+from proxy_init.errors import NodeCannot
+from proxy_init.flags import FLAGS
+
+from .conftest import Call
+
+ROOT = Path(__file__).resolve().parents[2]
+Captured = pytest.CaptureFixture[str]
+
+USUAL = ("-u", "1337", "-i", "*", "-b", "*", "-d", "15090", "--no-ipv6")
+
+
+def test_a_dry_run_prints_each_family_under_its_heading(call: Call, capsys: Captured) -> None:
+    assert call("--dry-run", *USUAL[:-1], "--ipv6") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["# IPv4", "*nat"]
+    assert lines[lines.index("# IPv6") + 1] == "*nat"
+    routing = "# ip -6 address add ::6/128 dev lo"
+    assert [line for line in lines if line.startswith("#")] == ["# IPv4", "# IPv6", routing]
+    assert lines.count("COMMIT") == 2
+
+
+def test_a_dry_run_of_one_family_is_a_part_of_that_of_both(call: Call, capsys: Captured) -> None:
+    printed = []
+    for flags in ((), ("-4",), ("-6",)):
+        assert call("-n", *flags, *USUAL[:-1], "--ipv6") == 0
+        printed.append(capsys.readouterr().out)
+    both, v4, v6 = printed
+    assert both == v4 + v6
+    assert v4.startswith("# IPv4\n")
+    assert v6.startswith("# IPv6\n")
+
+
+def test_a_family_that_is_not_built_has_a_heading_only(call: Call, capsys: Captured) -> None:
+    assert call("-n", "-6", *USUAL) == 0
+    assert capsys.readouterr().out == "# IPv6\n"
+
+
+def test_the_leading_word_of_today_s_manifests_changes_nothing(
+    call: Call, capsys: Captured
+) -> None:
+    assert call("-n", *USUAL) == 0
+    bare = capsys.readouterr().out
+    assert call("istio-iptables", "-n", *USUAL) == 0
+    assert capsys.readouterr().out == bare
+
+
+def test_the_leading_word_is_none_anywhere_else(call: Call, capsys: Captured) -> None:
+    assert call("-n", *USUAL, "istio-iptables") == 2
+    assert "'istio-iptables'" in capsys.readouterr().err
+
+
+def test_a_dry_run_in_mode_none_shows_no_rules(call: Call, capsys: Captured) -> None:
+    assert call("-n", "-m", "NONE", *USUAL) == 0
+    assert capsys.readouterr().out == "# IPv4\n# IPv6\n"
+
+
+@pytest.mark.parametrize("flags", [("-m", "NONE"), ("--skip-rule-apply",)], ids=" ".join)
+def test_what_writes_nothing_succeeds_and_says_so_in_the_last_line(
+    flags: tuple[str, ...], call: Call, capsys: Captured
+) -> None:
+    assert call(*USUAL, *flags) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "result=unchanged" in err.splitlines()[-1]
+
+
+def test_the_log_goes_to_stderr_and_holds_warnings_and_notes(call: Call, capsys: Captured) -> None:
+    assert call("-n", *USUAL, "-b", "80", "--vklog", "9") == 0
+    out, err = capsys.readouterr()
+    lines = [line.split("\t") for line in err.splitlines()]
+    assert [level for _, level, text in lines if "-d: counts only with" in text] == ["warn"]
+    assert [level for _, level, text in lines if "--vklog" in text] == ["info"]
+    assert "vklog" not in out
+
+
+@pytest.mark.parametrize(
+    ("level", "levels"),
+    [("info", {"info", "warn"}), ("default:warn", {"warn"}), ("error", set()), ("none", set())],
+)
+def test_the_log_holds_what_is_of_its_level(
+    level: str, levels: set[str], call: Call, capsys: Captured
+) -> None:
+    assert call("-n", *USUAL, "-b", "80", f"--log_output_level={level}") == 0
+    assert {line.split("\t")[1] for line in capsys.readouterr().err.splitlines()} == levels
+
+
+def test_the_log_may_be_json(call: Call, capsys: Captured) -> None:
+    assert call("-m", "NONE", "-d", "22", "--no-ipv6", "--log_as_json") == 0
+    objects = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert {item["level"] for item in objects} == {"info", "warn"}
+    assert objects[-1]["result"] == "unchanged"
+
+
+def test_names_cannot_forge_lines_of_the_log(call: Call, capsys: Captured) -> None:
+    # The kernel takes such a name, and it has line breaks for some readers.
+    assert call("-n", *USUAL, "-c", "a\x85b\u2028c\x1b") == 0
+    err = capsys.readouterr().err.removesuffix("\n")
+    assert err.split("\n") == err.splitlines()
+    assert "\x1b" not in err
+
+
+def test_a_cause_that_is_met_before_applying_is_told_too(
+    call: Call, capsys: Captured, monkeypatch: pytest.MonkeyPatch, last_words: Path
+) -> None:
+    def enter(name: str, source: str = "") -> None:
+        raise NodeCannot("that takes CAP_SYS_ADMIN")
+
+    monkeypatch.setattr("proxy_init.kernel.namespace.enter", enter)
+    assert call(*USUAL, "--network-namespace", "pod") == 4
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "that takes CAP_SYS_ADMIN" in err
+    assert last_words.read_text() == "that takes CAP_SYS_ADMIN"
+
+
+def test_output_that_cannot_be_written_is_a_failure_that_is_told() -> None:
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "proxy_init", "-n", *USUAL],
+            env={"PATH": os.defpath, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 1
+    assert "No space left on device" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Exception ignored" not in result.stderr
+
+
+def test_the_version_is_printed(call: Call, capsys: Captured) -> None:
+    assert call("--version") == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize("spelling", ["-h", "--help"])
+def test_the_help_lists_every_flag_that_has_an_effect(
+    spelling: str, call: Call, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert call(spelling) == 0
+    shown = set(re.findall(r"(?<![\w-])--?\w[\w-]*", capsys.readouterr().out))
+    for flag in FLAGS:
+        words = set(f"{flag.spellings} {flag.opposite}".split())
+        assert words & shown == (set() if flag.retired else words)

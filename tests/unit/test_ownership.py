@@ -1,0 +1,264 @@
+"""Which rules are ours, by their form alone."""
+
+from ipaddress import ip_network
+
+import pytest
+
+from proxy_init.model import (
+    ACCEPT,
+    BUILT_IN,
+    DROP,
+    RETURN,
+    Chain,
+    Comment,
+    ConntrackState,
+    Destination,
+    InInterface,
+    Jump,
+    Match,
+    OutInterface,
+    Protocol,
+    Redirect,
+    Rule,
+    Table,
+    UnknownTarget,
+)
+from proxy_init.ownership import Ours, Placed, ours_in
+
+TCP = Protocol("tcp")
+INBOUND = Rule((TCP,), Jump("ISTIO_INBOUND"))
+OUTPUT = Rule((), Jump("ISTIO_OUTPUT"))
+NOT_OURS = Rule((TCP,), Jump("KUBE-SERVICES"))
+
+
+def arriving(name: str, *others: Match) -> Rule:
+    return Rule((InInterface(name), *others), RETURN)
+
+
+def leaving(name: str, *others: Match) -> Rule:
+    return Rule((OutInterface(name), *others), RETURN)
+
+
+def captured(name: str, *others: Match) -> Rule:
+    return Rule((*others, InInterface(name)), Jump("ISTIO_REDIRECT"))
+
+
+def table(name: str = "nat", /, **chains: list[Rule]) -> Table:
+    """A table as the kernel has it: its own chains are always there."""
+    held = {**dict.fromkeys(BUILT_IN[name], ()), **chains}
+    return Table(name, tuple(Chain(chain, tuple(rules)) for chain, rules in held.items()))
+
+
+def places(present: Table) -> dict[str, list[int]]:
+    """Where our rules stand in the chains that are not ours, counted from 0."""
+    return {
+        chain: [place.behind + number for number, place in enumerate(found)]
+        for chain, found in ours_in(present).placed.items()
+    }
+
+
+def test_an_empty_table_holds_nothing_of_ours() -> None:
+    assert ours_in(table(PREROUTING=[], OUTPUT=[])) == Ours()
+    assert not ours_in(table(PREROUTING=[NOT_OURS], OUTPUT=[leaving("eth1")]))
+
+
+def test_chains_with_our_prefix_are_ours_with_all_they_hold() -> None:
+    inside = [NOT_OURS, INBOUND, arriving("eth0")]
+    assert ours_in(table(OUTPUT=[], ISTIO_X=inside, ISTIO_=[], MY_ISTIO_=[NOT_OURS])) == Ours(
+        {"ISTIO_X": tuple(inside), "ISTIO_": ()}
+    )
+
+
+@pytest.mark.parametrize("name", ["ISTIO", "istio_OUTPUT", "MY_ISTIO_OUTPUT", "ISTIOD_X"])
+def test_other_chains_are_not_ours(name: str) -> None:
+    assert not ours_in(table(**{name: [Rule((), DROP)]}))
+    assert not ours_in(table(OUTPUT=[Rule((), Jump(name))]))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        INBOUND,
+        Rule((), Jump("ISTIO_NOBODY_KNOWS")),
+        Rule((), UnknownTarget("ISTIO_OUTPUT", goto=True)),
+        Rule((TCP, Comment("a reason")), Jump("ISTIO_OUTPUT")),
+    ],
+    ids=str,
+)
+def test_whatever_goes_to_a_chain_of_ours_is_ours_in_any_chain(rule: Rule) -> None:
+    assert places(table(OUTPUT=[NOT_OURS, rule, NOT_OURS])) == {"OUTPUT": [1]}
+    assert places(table(KUBE=[rule])) == {"KUBE": [0]}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule((TCP,), Redirect(15001)),
+        Rule((), RETURN),
+        Rule((ConntrackState(("INVALID",)),), DROP),
+        Rule((Comment("ISTIO_OUTPUT"),), ACCEPT),
+        Rule((), UnknownTarget("")),
+        Rule((InInterface("ISTIO_0"),), ACCEPT),
+    ],
+    ids=str,
+)
+def test_what_only_looks_like_it_is_foreign(rule: Rule) -> None:
+    assert places(table(PREROUTING=[rule, INBOUND], OUTPUT=[OUTPUT])) == {
+        "PREROUTING": [1],
+        "OUTPUT": [0],
+    }
+
+
+def test_a_rule_of_ours_stands_behind_as_many_foreign_rules_as_there_are() -> None:
+    present = table(OUTPUT=[NOT_OURS, OUTPUT, OUTPUT, NOT_OURS, NOT_OURS, OUTPUT])
+    assert ours_in(present).placed == {
+        "OUTPUT": (Placed(1, OUTPUT), Placed(1, OUTPUT), Placed(3, OUTPUT))
+    }
+
+
+@pytest.mark.parametrize("name", ["raw", "mangle", "nat", "filter"])
+def test_jumps_are_found_in_every_table(name: str) -> None:
+    # The table filter has no PREROUTING, and a peer of another version may have put it there.
+    assert places(table(name, OUTPUT=[NOT_OURS, OUTPUT])) == {"OUTPUT": [1]}
+
+
+# -c: RETURN in both directions.
+
+
+def test_returns_for_an_interface_in_both_directions_are_ours() -> None:
+    present = table(
+        PREROUTING=[NOT_OURS, arriving("eth1"), arriving("net+"), INBOUND],
+        OUTPUT=[leaving("eth1"), leaving("net+"), OUTPUT],
+    )
+    assert places(present) == {"PREROUTING": [1, 2, 3], "OUTPUT": [0, 1, 2]}
+
+
+def test_they_are_ours_even_if_only_the_other_direction_has_a_jump() -> None:
+    present = table(PREROUTING=[arriving("eth1")], OUTPUT=[leaving("eth1"), OUTPUT])
+    assert places(present) == {"PREROUTING": [0], "OUTPUT": [0, 1]}
+
+
+def test_a_return_for_every_interface_is_spelled_without_one() -> None:
+    present = table(PREROUTING=[Rule((), RETURN), INBOUND], OUTPUT=[Rule((), RETURN), OUTPUT])
+    assert places(present) == {"PREROUTING": [0, 1], "OUTPUT": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("prerouting", "output"),
+    [
+        ([arriving("eth1")], []),
+        ([], [leaving("eth1")]),
+        ([arriving("eth1")], [leaving("eth2")]),
+        ([arriving("eth1")], [leaving("eth+")]),
+        ([arriving("eth1", TCP)], [leaving("eth1")]),
+        ([arriving("eth1")], [leaving("eth1", TCP)]),
+        ([arriving("eth1")], [Rule((OutInterface("eth1"),), ACCEPT)]),
+        ([arriving("eth1")], [Rule((OutInterface("eth1", negated=True),), RETURN)]),
+        ([Rule((InInterface("eth1", negated=True),), RETURN)], [leaving("eth1")]),
+        ([arriving("eth1")], [Rule((), RETURN)]),
+    ],
+)
+def test_a_return_without_its_twin_is_foreign(prerouting: list[Rule], output: list[Rule]) -> None:
+    present = table(PREROUTING=[*prerouting, INBOUND], OUTPUT=[*output, OUTPUT])
+    assert places(present) == {"PREROUTING": [len(prerouting)], "OUTPUT": [len(output)]}
+
+
+def test_without_a_jump_of_ours_in_the_table_twins_are_foreign() -> None:
+    twins = {"PREROUTING": [arriving("eth1")], "OUTPUT": [leaving("eth1")]}
+    assert places(table(**twins)) == {}
+    assert places(table(**twins, ISTIO_OUTPUT=[Rule((), RETURN)], KUBE=[OUTPUT])) == {"KUBE": [0]}
+
+
+def test_twins_outside_the_two_chains_are_foreign() -> None:
+    present = table(PREROUTING=[INBOUND], OUTPUT=[], KUBE=[arriving("eth1"), leaving("eth1")])
+    assert places(present) == {"PREROUTING": [0]}
+
+
+def test_comments_do_not_hide_a_twin() -> None:
+    present = table(
+        PREROUTING=[arriving("eth1", Comment("left alone")), INBOUND],
+        OUTPUT=[leaving("eth1"), OUTPUT],
+    )
+    assert places(present) == {"PREROUTING": [0, 1], "OUTPUT": [0, 1]}
+
+
+def test_of_equal_returns_the_one_right_before_our_jump_is_ours() -> None:
+    above = table(
+        PREROUTING=[arriving("eth1"), NOT_OURS, arriving("eth1"), INBOUND],
+        OUTPUT=[leaving("eth1"), OUTPUT],
+    )
+    below = table(
+        PREROUTING=[arriving("eth1"), INBOUND, NOT_OURS, arriving("eth1")],
+        OUTPUT=[leaving("eth1"), OUTPUT],
+    )
+    assert places(above) == {"PREROUTING": [2, 3], "OUTPUT": [0, 1]}
+    assert places(below) == {"PREROUTING": [0, 1], "OUTPUT": [0, 1]}
+
+
+# -k: a jump to ISTIO_REDIRECT and a RETURN.
+
+
+@pytest.mark.parametrize(
+    "jump",
+    [
+        captured("tap0"),
+        captured("tap0", Destination(ip_network("10.0.0.0/8"))),
+        captured("tap0", Comment("captured")),
+        Rule((InInterface("tap0"), Comment("captured")), Jump("ISTIO_REDIRECT")),
+    ],
+    ids=str,
+)
+def test_a_return_for_a_captured_interface_is_ours(jump: Rule) -> None:
+    present = table(PREROUTING=[jump, arriving("tap0"), NOT_OURS], OUTPUT=[OUTPUT])
+    assert places(present) == {"PREROUTING": [0, 1], "OUTPUT": [0]}
+
+
+@pytest.mark.parametrize(
+    "jump",
+    [
+        captured("tap1"),
+        Rule((OutInterface("tap0"),), Jump("ISTIO_REDIRECT")),
+        Rule((InInterface("tap0"),), Jump("ISTIO_INBOUND")),
+        Rule((InInterface("tap0", negated=True),), Jump("ISTIO_REDIRECT")),
+    ],
+    ids=str,
+)
+def test_a_return_is_foreign_if_its_interface_is_not_captured(jump: Rule) -> None:
+    assert places(table(PREROUTING=[jump, arriving("tap0")], OUTPUT=[])) == {"PREROUTING": [0]}
+
+
+def test_one_interface_may_be_captured_and_excluded() -> None:
+    present = table(
+        PREROUTING=[captured("a"), arriving("a"), NOT_OURS, arriving("a"), INBOUND],
+        OUTPUT=[leaving("a"), OUTPUT],
+    )
+    assert places(present) == {"PREROUTING": [0, 1, 3, 4], "OUTPUT": [0, 1]}
+
+
+def test_every_interface_captured_leaves_a_return_for_all() -> None:
+    present = table(PREROUTING=[Rule((), Jump("ISTIO_REDIRECT")), Rule((), RETURN), NOT_OURS])
+    assert places(present) == {"PREROUTING": [0, 1]}
+
+
+def test_of_equal_returns_the_one_right_behind_the_captures_is_ours() -> None:
+    above = table(PREROUTING=[arriving("tap0"), NOT_OURS, captured("tap0"), arriving("tap0")])
+    below = table(PREROUTING=[captured("tap0"), arriving("tap0"), NOT_OURS, arriving("tap0")])
+    assert places(above) == {"PREROUTING": [2, 3]}
+    assert places(below) == {"PREROUTING": [0, 1]}
+
+
+def test_an_interface_named_twice_has_two_twins() -> None:
+    present = table(PREROUTING=[captured("a"), captured("a"), arriving("a"), arriving("a")])
+    assert places(present) == {"PREROUTING": [0, 1, 2, 3]}
+
+
+# -k without anything captured: only what is asked for tells its RETURN from a foreign one.
+
+
+def test_a_return_that_is_wanted_alone_is_ours() -> None:
+    wanted = table(PREROUTING=[arriving("tap0"), INBOUND])
+    present = table(PREROUTING=[arriving("tap0"), arriving("tap1"), INBOUND])
+    assert ours_in(present, wanted).placed == {
+        "PREROUTING": (Placed(0, arriving("tap0")), Placed(1, INBOUND))
+    }
+    assert places(present) == {"PREROUTING": [2]}
