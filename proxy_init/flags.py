@@ -185,12 +185,16 @@ def split(words: Sequence[str]) -> CommandLine:
         flag = _BY_SPELLING.get(spelling)
         if flag is None:
             mistakes.append(_stranger(word, spelling))
+            if value is None and word.startswith("-"):
+                _drop_value(rest)
             continue
         if value is None and flag.takes is Takes.VALUE:
             if not rest:
                 mistakes.append(Mistake(spelling, None, "expected a value behind it"))
                 continue
             value = rest.pop()
+            if _lacks_value(value):
+                _drop_value(rest)
         elif value is None and flag.takes is Takes.BACKEND and rest and rest[-1] in BACKENDS:
             value = rest.pop()
         elif value and flag.takes is Takes.SWITCH and word[1] != "-" and word[2] != "=":
@@ -203,7 +207,20 @@ def split(words: Sequence[str]) -> CommandLine:
     return CommandLine(given, tuple(mistakes))
 
 
-BACKENDS = ("legacy", "nft")
+def _lacks_value(word: str) -> bool:
+    """Whether `word`, taken for another flag's value, is itself a flag whose value comes next."""
+    spelling, value = _spelling_and_value(word)
+    flag = _BY_SPELLING.get(spelling)
+    return flag is not None and flag.takes is Takes.VALUE and value is None
+
+
+def _drop_value(rest: list[str]) -> None:
+    """Leave out what belongs to a flag that is a mistake already, so that it is told once."""
+    if rest and not rest[-1].startswith("-"):
+        rest.pop()
+
+
+BACKENDS = ("legacy", "nft", "")
 
 
 def _spelling_and_value(word: str) -> tuple[str, str | None]:

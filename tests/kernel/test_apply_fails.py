@@ -23,7 +23,8 @@ import pytest
 import proxy_init.kernel.namespace  # noqa: F401
 from pods import ENVIRONMENT, namespace
 from proxy_init.kernel import apply, diagnose
-from proxy_init.kernel.libiptc import KernelRefused, Tables
+from proxy_init.kernel.libiptc import Tables
+from proxy_init.kernel.refusal import KernelRefused
 from proxy_init.model import Family, Table
 from tests.foreign import NONE_MADE, counted, plant, surround, tables_made, with_counts
 from tests.running import BOTH, Result, run_here, run_in, saved, with_rules
