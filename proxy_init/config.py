@@ -14,7 +14,7 @@ from typing import Final, Protocol, TypeAlias, TypeVar
 from . import values
 from .errors import BadCall, Mistake
 from .flags import FLAGS, Given, is_flag, merge, split
-from .model import Destination, Family, Network
+from .model import Destination, Family, Network, PolicyRoute
 
 
 class Everything(Enum):
@@ -126,6 +126,11 @@ class Config:
     def networks(self, networks: Networks, family: Family) -> Networks:
         """Those of `networks` that belong to `family`."""
         return tuple(network for network in networks if network.version == family.value)
+
+    @property
+    def policy_route(self) -> PolicyRoute:
+        """What mode TPROXY would use."""
+        return PolicyRoute(self.tproxy_mark, self.tproxy_route_table)
 
     @property
     def captures_dns(self) -> bool:

@@ -22,6 +22,9 @@ from pyroute2 import netns
 T = TypeVar("T")
 Tell = Callable[[object], None]
 
+# linux/prctl.h, linux/securebits.h
+PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP = 28, 1 << 2
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -101,16 +104,21 @@ def process(
     *,
     uid: int = 0,
     gid: int = 0,
+    privileged: bool = False,
     timeout: float = 10.0,
 ) -> Iterator[Any]:
     """A child of this process at work in a namespace, until the block ends.
+
+    With `privileged` it keeps root's capabilities, whoever it is.
 
     `work` gets a function to tell one thing with, for a server that it is ready: the block starts
     with it. What `work` raises before is raised here; TimeoutError after `timeout` seconds.
     """
     fork = multiprocessing.get_context("fork")  # so that `work` may be any closure
     receiver, sender = fork.Pipe(duplex=False)
-    child = fork.Process(target=_child, args=(name, work, uid, gid, sender), daemon=True)
+    child = fork.Process(
+        target=_child, args=(name, work, uid, gid, privileged, sender), daemon=True
+    )
     try:
         with _undisturbed():  # what a handler raises while Python forks is lost
             child.start()
@@ -130,13 +138,22 @@ def process(
             child.close()
 
 
-def _child(name: str, work: Callable[[Tell], None], uid: int, gid: int, sender: Connection) -> None:
+def _child(
+    name: str,
+    work: Callable[[Tell], None],
+    uid: int,
+    gid: int,
+    privileged: bool,
+    sender: Connection,
+) -> None:
     for number in SIGNALS:  # the parent's handlers are about the parent's things
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
         # Without flags=0 pyroute2 would make a namespace that is missing.
         netns.setns(name, flags=0, libc=_libc())
+        if privileged and _libc().prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0):
+            raise OSError(ctypes.get_errno(), "a process may not keep its capabilities")
         os.setgroups([])
         os.setgid(gid)
         os.setuid(uid)

@@ -124,7 +124,7 @@ def make_pod(
     )
     with namespace.namespace("pod") as pod, namespace.namespace("outside") as outside:
         namespace.call(outside, partial(_set_up_outside, links, pod))
-        namespace.call(pod, partial(_set_up_pod, links))
+        namespace.call(pod, partial(set_up_pod, links))
         yield Pod(pod, outside, links)
 
 
@@ -136,7 +136,7 @@ def _networks(index: int, *, ipv4: bool, ipv6: bool) -> Iterator[IPv4Network | I
 
 
 def _set_up_outside(links: Sequence[Interface], pod: str) -> None:
-    _write_settings(OUTSIDE_SETTINGS)
+    write_settings(OUTSIDE_SETTINGS)
     with IPRoute() as kernel:
         kernel.link("set", index=LOOPBACK, state="up")
         for everything in ("0.0.0.0/0", "::/0"):
@@ -146,7 +146,7 @@ def _set_up_outside(links: Sequence[Interface], pod: str) -> None:
         for metric, link in enumerate(links, start=1):
             peer = {"ifname": link.name, "net_ns_fd": pod}
             kernel.link("add", kind="veth", ifname=f"to-{link.name}", peer=peer)
-            index = _bring_up(kernel, f"to-{link.name}", link.networks, host=1)
+            index = bring_up(kernel, f"to-{link.name}", link.networks, host=1)
             for network in link.networks:
                 # The local table comes first, so it has to know what is not local after all.
                 kernel.route("add", dst=str(network), oif=index, table=LOCAL_TABLE)
@@ -161,18 +161,19 @@ def _set_up_outside(links: Sequence[Interface], pod: str) -> None:
                 )
 
 
-def _set_up_pod(links: Sequence[Interface]) -> None:
-    _write_settings(POD_SETTINGS)
+def set_up_pod(links: Sequence[Interface]) -> None:
+    """In the pod: its end of each link, and a default route by the first."""
+    write_settings(POD_SETTINGS)
     with IPRoute() as kernel:
         kernel.link("set", index=LOOPBACK, state="up")
         for link in links:
-            _bring_up(kernel, link.name, link.networks, host=2)
+            bring_up(kernel, link.name, link.networks, host=2)
         for network in links[0].networks if links else ():
             everything = "0.0.0.0/0" if network.version == 4 else "::/0"
             kernel.route("add", dst=everything, gateway=str(network[1]))
 
 
-def _bring_up(
+def bring_up(
     kernel: IPRoute, name: str, networks: Sequence[IPv4Network | IPv6Network], *, host: int
 ) -> int:
     """Give an interface its address in each network, set it up and return its index."""
@@ -186,7 +187,7 @@ def _bring_up(
     return int(index)
 
 
-def _write_settings(settings: Mapping[str, str]) -> None:
-    # /proc/sys/net shows the namespace of whoever looks.
+def write_settings(settings: Mapping[str, str]) -> None:
+    """Write sysctls, by their path below /proc/sys/net, in this process's namespace."""
     for name, value in settings.items():
         Path("/proc/sys/net", name).write_text(value)

@@ -102,7 +102,7 @@ def _carry_out(config: Config, rulesets: Sequence[Ruleset]) -> str:
 
     load()  # before the lock, others wait for that, and before the children, which share it
     with xtables_lock(config.lock_file, config.wait):
-        orders = Orders(force=config.force_apply, thorough=config.cleanup_only)
+        orders = Orders(config.policy_route, force=config.force_apply, thorough=config.cleanup_only)
         changed = apply(rulesets, decide, orders)
     if not changed:
         return "unchanged"

@@ -17,7 +17,8 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
         findings: dict[Family, Finding] = {}
         load()
         # Each table is read as a whole, so there is no need for the lock.
-        apply(wanted_rulesets(config), findings.update, Orders(thorough=True, write=False))
+        orders = Orders(config.policy_route, thorough=True, write=False)
+        apply(wanted_rulesets(config), findings.update, orders)
         lines = [line for finding in findings.values() for line in finding.difference]
         if config.output == "json":
             print_text(_as_json(findings))

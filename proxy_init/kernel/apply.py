@@ -9,7 +9,7 @@ from difflib import unified_diff
 from functools import partial
 
 from ..errors import ApplyFailed, ProxyInitError
-from ..model import BUILT_IN, Family, Ruleset, Table
+from ..model import BUILT_IN, Family, PolicyRoute, Ruleset, Table
 from ..ownership import Ours, ours_in
 from ..reconcile import TableEdit, arrange, edit, edited
 from ..text import table_text
@@ -30,11 +30,13 @@ logger = logging.getLogger(__name__)
 class Orders:
     """How to go about it.
 
-    `force` writes what is in place already. `thorough` looks for policy routes of ours even where
-    no table hints at them, and always shows the difference. Without `write`, nothing is written,
-    and no table is brought into being by reading it.
+    `policy_route` is what the flags name, whether it is wanted or not. `force` writes what is in
+    place already. `thorough` looks for policy routes of ours even where no table hints at them, and
+    always shows the difference. Without `write`, nothing is written, and no table is brought into
+    being by reading it.
     """
 
+    policy_route: PolicyRoute
     force: bool = False
     thorough: bool = False
     write: bool = True
@@ -167,7 +169,7 @@ def _compare(present: Sequence[Table], routes: Routes, ruleset: Ruleset, orders:
     edits = {table: change for table, change in found.items() if change is not None}
     # Whatever made a policy route of our kind used the table mangle in this namespace.
     look = orders.thorough or any(table.name == "mangle" for table in present)
-    added, deleted = routes.plan(ruleset.routing, look)
+    added, deleted = routes.plan(ruleset.routing, orders.policy_route, look)
     before = {table.name: ours_in(table, ruleset.table(table.name)) for table in present}
     ours = any(before.values()) or bool(deleted)
     return Finding(

@@ -309,8 +309,9 @@ def _knows(xtables: Any, module: Any, revision: int, size: int, header: Any) -> 
 
 
 def _options(extension: Any) -> tuple[Option, ...]:
+    # libxtables quotes ' as \', which shlex, and so python-iptables, leaves as it is.
     return tuple(
-        Option(name, " ".join(words[words[:1] == ["!"] :]), words[:1] == ["!"])
+        Option(name, " ".join(words[words[:1] == ["!"] :]).replace("\\'", "'"), words[:1] == ["!"])
         for name, words in extension.get_all_parameters().items()
     )
 

@@ -55,10 +55,14 @@ class Routes:
         self._family = family
         self._number = socket.AF_INET if family is Family.V4 else socket.AF_INET6
 
-    def plan(self, wanted: Routing, look: bool) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    def plan(
+        self, wanted: Routing, known: PolicyRoute, look: bool
+    ) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
         """What to add before the tables are written, and what to delete after.
 
-        Rules and routes are looked for only if `look`, or if one is wanted. Raises KernelRefused.
+        Rules and routes are looked for only if `look`, or if one is wanted. A rule for `known`, the
+        flags' mark and table, is ours even if its route is gone: the kernel drops that with lo.
+        Raises KernelRefused.
         """
         adding: list[Step] = []
         deleting: list[Step] = []
@@ -73,7 +77,7 @@ class Routes:
                 rules = list(self._rules(netlink))
                 tables = self._tables(netlink)
             adding += _missing(wanted.policy_route, rules, tables)
-            deleting += _superfluous(wanted.policy_route, rules, tables)
+            deleting += _superfluous(wanted.policy_route, known, rules, tables)
         return tuple(adding), tuple(deleting)
 
     def take(self, step: Step) -> None:
@@ -133,7 +137,8 @@ class Routes:
                 and not message["dst_len"]
                 and not message["tos"]
                 and not message["flags"]
-                and not any(message.get(name) for name in _OTHER_SELECTORS)
+                and message.get("suppress_prefixlen", _EVERY_BIT) == _EVERY_BIT
+                and _OF_A_PLAIN_RULE.issuperset(name for name, _ in message["attrs"])
                 and message["action"] == _TO_TABLE
             )
             yield _Rule(mark if plain else None, table, message.get("priority", 0))
@@ -154,8 +159,12 @@ class Routes:
         return tables
 
 
-_OTHER_SELECTORS = ("iifname", "oifname", "l3mdev", "uid_range", "ip_proto", "sport_range", "goto")
 _ALREADY = (errno.EEXIST, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL)  # there, or not there
+# What the kernel tells of any rule with a mark. Whatever else it tells narrows the rule down.
+_OF_A_PLAIN_RULE = frozenset(
+    f"FRA_{name}"
+    for name in ("TABLE", "PRIORITY", "PROTOCOL", "FWMARK", "FWMASK", "SUPPRESS_PREFIXLEN")
+)
 _CLONED = 0x200  # RTM_F_CLONED: a cached route
 
 
@@ -188,8 +197,15 @@ def _next_priority(rules: list[_Rule]) -> int:
 
 
 def _superfluous(
-    wanted: PolicyRoute | None, rules: list[_Rule], tables: dict[int, list[bool]]
+    wanted: PolicyRoute | None,
+    known: PolicyRoute,
+    rules: list[_Rule],
+    tables: dict[int, list[bool]],
 ) -> Iterator[Step]:
+    if wanted != known and known.table not in tables:
+        for rule in rules:
+            if (rule.mark, rule.table) == (known.mark, known.table):
+                yield Step("delete", "rule", known, rule.priority)
     kept = False
     for table, routes in tables.items():
         if routes != [True] or table in _SYSTEM_TABLES:
@@ -219,6 +235,8 @@ def _has_passthrough_address() -> bool:
 def _remedy(number: int) -> str:
     if number == errno.ENETDOWN:
         return "lo is down: ip link set lo up"
+    if number == errno.EEXIST:
+        return "that routing table holds another default route: choose another table with -r"
     if number in (errno.EACCES, errno.ENODEV, errno.EINVAL):
         return "IPv6 is switched off on lo (sysctl net.ipv6.conf.lo.disable_ipv6): say --no-ipv6"
     return ""

@@ -26,7 +26,6 @@ from ..model import (
     OutInterface,
     OwnerGid,
     OwnerUid,
-    PolicyRoute,
     Protocol,
     Redirect,
     RestoreMark,
@@ -65,7 +64,7 @@ def build(config: Config, family: Family) -> Ruleset:
         return Ruleset(family)
     tables = (raw(config, family), mangle(config, family), nat(config, family))
     transparent = config.mode is Mode.TPROXY and bool(config.inbound_ports)
-    route = PolicyRoute(config.tproxy_mark, config.tproxy_route_table) if transparent else None
+    route = config.policy_route if transparent else None
     return Ruleset(
         family,
         tuple(table for table in tables if table.chains),

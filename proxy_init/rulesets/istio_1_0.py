@@ -16,7 +16,6 @@ from ..model import (
     Match,
     OwnerGid,
     OwnerUid,
-    PolicyRoute,
     Reject,
     Routing,
     Rule,
@@ -50,7 +49,7 @@ def build(config: Config, family: Family) -> Ruleset:
         inbound = () if config.ipv6 else (filter_input(),)
         return Ruleset(family, inbound)
     transparent = config.mode is Mode.TPROXY and bool(config.inbound_ports)
-    route = PolicyRoute(config.tproxy_mark, config.tproxy_route_table) if transparent else None
+    route = config.policy_route if transparent else None
     tables = (mangle(config), nat(config))
     return Ruleset(family, tuple(table for table in tables if table.chains), Routing(route))
 
