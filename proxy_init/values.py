@@ -53,6 +53,13 @@ def wait(item: str) -> int:
     return _whole_number(item, 0, 86400, "whole seconds from 0 to 86400")
 
 
+def interval(item: str) -> float:
+    """The seconds between two looks, with a fraction if need be."""
+    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", item) or not 0.1 <= float(item) <= 86400:
+        raise BadValue(item, "seconds from 0.1 to 86400")
+    return float(item)
+
+
 def route_table(item: str) -> int:
     """A routing table that is not one of the system's own (253 to 255, linux/rtnetlink.h)."""
     expected = "a routing table from 1 to 4294967295, but not 253 to 255, the system's own"
@@ -68,6 +75,16 @@ def mark(item: str) -> int:
     if re.fullmatch("0[xX][0-9a-fA-F]{1,8}", item) and int(item, 16):
         return int(item, 16)
     return _whole_number(item, 1, 2**32 - 1, expected)
+
+
+def any_mark(item: str) -> int:
+    """A fwmark that a packet has, perhaps none."""
+    return 0 if item == "0" else mark(item)
+
+
+def number_of_owner(item: str) -> int:
+    """A uid or gid, by number."""
+    return _whole_number(item, 0, HIGHEST_ID, f"a number from 0 to {HIGHEST_ID}")
 
 
 def owner(item: str, kind: str, look_up: Callable[[str], int | None]) -> int:

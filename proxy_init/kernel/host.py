@@ -43,6 +43,18 @@ class Host:
         return data.decode("utf-8", "surrogateescape")
 
 
+def addresses() -> tuple[IPv4Address | IPv6Address, ...]:
+    """All of this namespace's addresses, IPv4 first, as the kernel lists them."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as netlink:
+        return tuple(
+            ip_address(message.get("local") or message.get("address"))
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for message in netlink.get_addr(family=family)
+        )
+
+
 def global_addresses() -> tuple[IPv4Address | IPv6Address, ...]:
     """This namespace's addresses of more than link scope, IPv4 first, as the kernel lists them.
 
@@ -51,15 +63,7 @@ def global_addresses() -> tuple[IPv4Address | IPv6Address, ...]:
     if not _has_ipv6_address():
         # Without any, nothing depends on the rest, and loading pyroute2 takes 0.1 s.
         return ()
-    from pyroute2 import IPRoute
-
-    with IPRoute() as netlink:
-        found = [
-            ip_address(message.get("local") or message.get("address"))
-            for family in (socket.AF_INET, socket.AF_INET6)
-            for message in netlink.get_addr(family=family)
-        ]
-    return tuple(address for address in found if _is_global(address))
+    return tuple(address for address in addresses() if is_global(address))
 
 
 def has_ipv6() -> bool:
@@ -74,10 +78,11 @@ def _has_ipv6_address() -> bool:
         return False
     except OSError:
         return True
-    return any(_is_global(IPv6Address(bytes.fromhex(line.split()[0]))) for line in lines)
+    return any(is_global(IPv6Address(bytes.fromhex(line.split()[0]))) for line in lines)
 
 
-def _is_global(address: IPv4Address | IPv6Address) -> bool:
+def is_global(address: IPv4Address | IPv6Address) -> bool:
+    """Whether others may reach the pod by the address."""
     return not (
         address.is_loopback
         or address.is_link_local

@@ -80,6 +80,18 @@ class Routes:
             deleting += _superfluous(wanted.policy_route, known, rules, tables)
         return tuple(adding), tuple(deleting)
 
+    def policy_routes(self) -> tuple[PolicyRoute, ...]:
+        """Those of our form that are in place. Raises KernelRefused."""
+        if self._family is Family.V6 and not has_ipv6():
+            return ()
+        with self._netlink() as netlink:
+            rules, tables = list(self._rules(netlink)), self._tables(netlink)
+        return tuple(
+            PolicyRoute(rule.mark, rule.table)
+            for rule in rules
+            if rule.mark is not None and True in tables.get(rule.table, [])
+        )
+
     def take(self, step: Step) -> None:
         """Carry out one step. Raises KernelRefused."""
         with self._netlink(step) as netlink:

@@ -180,8 +180,9 @@ def test_the_walk_agrees_with_the_kernel(
 ) -> None:
     # A -k interface of which nothing is captured leaves a RETURN that looks foreign.
     for program in ("iptables-legacy", "ip6tables-legacy"):
-        flushed = pod.run([program, "-t", "nat", "-F", "PREROUTING"], env=ENVIRONMENT)
-        assert flushed.returncode == 0, flushed.stderr
+        for chain in ("PREROUTING", "OUTPUT"):
+            flushed = pod.run([program, "-t", "nat", "-F", chain], env=ENVIRONMENT)
+            assert flushed.returncode == 0, flushed.stderr
     applied = run_in(pod.namespace, *words)
     assert applied.status == 0, applied.stderr
     scene = scenes(pod, words)

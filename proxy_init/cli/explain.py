@@ -1,0 +1,235 @@
+"""`explain`: where one packet goes, and why."""
+
+import json
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+from .. import values
+from ..config import Config
+from ..errors import BadCall, Mistake
+from ..explain import Address, Direction, Packet, Scene, Visit, Walk, alternatives, sentence, walk
+from ..flags import Flag, Takes
+from ..kernel.host import addresses, is_global
+from ..model import Rule, Ruleset
+from ..text import rule_text
+from .session import print_text, session, wanted_rulesets
+
+WIDTH = 80
+INDENT = " " * 6
+SOME_PORT = 40000
+POD = {4: "192.0.2.2", 6: "2001:db8::2"}
+STRANGER = {4: "192.0.2.1", 6: "2001:db8::1"}
+
+
+def endpoint(item: str) -> tuple[Address, int]:
+    """ADDRESS:PORT, an IPv6 address in brackets. Raises BadValue."""
+    expected = "ADDRESS:PORT, such as 198.51.100.7:80 or [2001:db8::7]:80"
+    matched = re.fullmatch(r"\[([^\]]+)\]:([0-9]+)|([^:]+):([0-9]+)", item)
+    try:
+        if matched:
+            address = ip_address(matched[1] or matched[3])
+            return address, values.port(matched[2] or matched[4])
+    except ValueError:
+        pass
+    raise values.BadValue(item, expected)
+
+
+def source(item: str) -> tuple[Address, int]:
+    """ADDRESS or ADDRESS:PORT. Raises BadValue."""
+    try:
+        return ip_address(item), SOME_PORT
+    except ValueError:
+        return endpoint(item)
+
+
+def address_list(text: str) -> frozenset[Address]:
+    """A comma list of addresses. Raises BadValue."""
+    return frozenset(values.cidr(item)[1] for item in values.items(text))
+
+
+def _among(*allowed: str) -> Callable[[str], str]:
+    return lambda item: values.choice(item, *allowed)
+
+
+# fmt: off
+OPTIONS: tuple[Flag, ...] = (
+    Flag("to", "--to", "", "", "ADDR:PORT", "Where the packet goes; required.", check=endpoint),
+    Flag("sender", "--from", "", "the pod, or a stranger", "ADDR[:PORT]", "Where it comes from.",
+         check=source),
+    Flag("direction", "--direction", "", "out", "[out|in]",
+         "The pod's own process sends it, or it arrives from outside.", check=_among("out", "in")),
+    Flag("protocol", "--protocol", "", "tcp", "[tcp|udp]", "Its transport protocol.",
+         check=_among("tcp", "udp")),
+    Flag("uid", "--uid", "", "1000", "UID", "Who owns the socket that sends it.",
+         check=values.number_of_owner),
+    Flag("gid", "--gid", "", "1000", "GID", "And in which group.", check=values.number_of_owner),
+    Flag("pod_address", "--pod-address", "", "this namespace's", "ADDR",
+         "An address of the pod; may repeat.", check=address_list, repeats=True),
+    Flag("interface", "--interface", "", "lo for the pod's own addresses, else eth0", "NAME",
+         "By which it leaves or arrives.", check=values.interface),
+    Flag("mark", "--mark", "", "0", "MARK", "Its fwmark.", check=values.any_mark),
+    Flag("state", "--state", "", "NEW", "STATE", "NEW, ESTABLISHED, RELATED or INVALID.",
+         check=_among("NEW", "ESTABLISHED", "RELATED", "INVALID")),
+    Flag("live", "--live", "", "off", "",
+         "Walk the rules that are in the kernel, not those that the flags ask for.", Takes.SWITCH),
+)
+# fmt: on
+_CHECKS = {flag.name: flag.check for flag in OPTIONS}
+
+
+def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Print where the packet goes, and its way through the rules."""
+    with session(words, environ, OPTIONS) as config:
+        packet, own = _packet(config)
+        wanted = next(r for r in wanted_rulesets(config) if r.family is packet.family)
+        scene = _live(wanted, own) if _given(config, "live", False) else _wanted(wanted, own)
+        result = walk(scene, packet)
+        others = alternatives(scene, packet)
+        as_text = _json if config.output == "json" else _text
+        print_text(as_text(packet, result, others))
+    return 0
+
+
+def _given(config: Config, name: str, default: Any) -> Any:
+    """The value of one of the command's own options."""
+    if name not in config.own:
+        return default
+    text = config.own[name].text.strip()
+    check = _CHECKS[name]
+    return check(text) if check else values.switch(text)
+
+
+def _packet(config: Config) -> tuple[Packet, frozenset[Address]]:
+    """The packet that the options describe, and the pod's own addresses."""
+    if "to" not in config.own:
+        hint = "--to 198.51.100.7:80"
+        raise BadCall([Mistake("--to", None, "expected: where does the packet go?", hint)])
+    destination, port = _given(config, "to", None)
+    own: frozenset[Address] = _given(config, "pod_address", None) or frozenset(addresses())
+    direction = Direction(_given(config, "direction", "out"))
+    local = destination.is_loopback or destination in own
+    usual = _usual_sender(direction, destination, own, local)
+    sender, sender_port = _given(config, "sender", (usual, SOME_PORT))
+    if sender.version != destination.version:
+        expected = f"expected an IPv{destination.version} address, as behind --to"
+        raise BadCall([Mistake("--from", str(sender), expected)])
+    return (
+        Packet(
+            direction,
+            _given(config, "protocol", "tcp"),
+            sender,
+            sender_port,
+            destination,
+            port,
+            _given(config, "interface", "lo" if local and direction is Direction.OUT else "eth0"),
+            _given(config, "uid", 1000),
+            _given(config, "gid", 1000),
+            _given(config, "mark", 0),
+            _given(config, "state", "NEW"),
+        ),
+        own,
+    )
+
+
+def _usual_sender(
+    direction: Direction, destination: Address, own: frozenset[Address], local: bool
+) -> Address:
+    """A stranger; or the pod, by the address that it calls, if that is its own, else its first."""
+    if direction is Direction.IN:
+        return ip_address(STRANGER[destination.version])
+    if local:
+        return destination
+    mine = sorted(a for a in own if a.version == destination.version and is_global(a))
+    return mine[0] if mine else ip_address(POD[destination.version])
+
+
+def _wanted(ruleset: Ruleset, own: frozenset[Address]) -> Scene:
+    tables = {table.name: table for table in ruleset.tables}
+    return Scene(tables, own, ruleset.routing.policy_route)
+
+
+def _live(ruleset: Ruleset, own: frozenset[Address]) -> Scene:
+    """The kernel's rules; those that the flags ask for too have their reasons."""
+    from ..kernel.present import present
+
+    found = present([ruleset.family])[ruleset.family]
+    reasons = {
+        (table.name, chain.name, rule): rule.why
+        for table in ruleset.tables
+        for chain in table.chains
+        for rule in chain.rules
+    }
+
+    def with_reason(table: str, chain: str, rule: Rule) -> Rule:
+        return Rule(rule.matches, rule.target, reasons.get((table, chain, rule), ""))
+
+    tables = {
+        table.name: replace(
+            table,
+            chains=tuple(
+                replace(
+                    chain,
+                    rules=tuple(with_reason(table.name, chain.name, rule) for rule in chain.rules),
+                )
+                for chain in table.chains
+            ),
+        )
+        for table in found.tables
+    }
+    return Scene(tables, own, next(iter(found.policy_routes), None))
+
+
+def _text(packet: Packet, result: Walk, others: Sequence[tuple[Visit, Walk]]) -> str:
+    lines = textwrap.wrap(sentence(packet, result), WIDTH)
+    for visit, other in others:
+        unknown = f"If rule {visit.number} of {visit.chain} ({visit.table}) matches, which is "
+        lines += textwrap.wrap(f"{unknown}not known here: {sentence(packet, other)}", WIDTH)
+    where = None
+    for visit in result.path:
+        if where != (visit.hook, visit.table):
+            where = (visit.hook, visit.table)
+            lines += ["", f"{visit.hook}, table {visit.table}"]
+        lines += _visit_lines(visit)
+    return "\n".join(lines) + "\n"
+
+
+def _visit_lines(visit: Visit) -> Iterator[str]:
+    sign = {True: "->", False: "  ", None: "??"}[visit.matched]
+    rule = f"{sign} {visit.chain} {visit.number}:{rule_text(visit.rule)}"
+    yield from textwrap.wrap(rule, WIDTH, subsequent_indent=INDENT, break_on_hyphens=False)
+    if visit.matched and visit.why:
+        yield from textwrap.wrap(
+            visit.why, WIDTH, initial_indent="      ", subsequent_indent="      "
+        )
+
+
+def _json(packet: Packet, result: Walk, others: Sequence[tuple[Visit, Walk]]) -> str:
+    found = {
+        "verdict": result.outcome.value,
+        "by": result.by,
+        "port": result.port,
+        "sentence": sentence(packet, result),
+        "path": [_visit_fields(visit) for visit in result.path],
+        "either": [
+            {"if": _visit_fields(visit), "verdict": other.outcome.value, "port": other.port}
+            for visit, other in others
+        ],
+    }
+    return json.dumps(found, indent=2) + "\n"
+
+
+def _visit_fields(visit: Visit) -> dict[str, object]:
+    return {
+        "family": visit.family.title,
+        "hook": visit.hook,
+        "table": visit.table,
+        "chain": visit.chain,
+        "number": visit.number,
+        "rule": f"-A {visit.chain}{rule_text(visit.rule)}",
+        "matched": visit.matched,
+        "why": visit.why,
+    }

@@ -1,0 +1,55 @@
+"""`explain --live`: the rules in the kernel, foreign ones included."""
+
+import json
+from typing import Any
+
+from pods import ENVIRONMENT, connect, listener, make_pod
+from tests.running import run_in
+
+FLAGS = ("-p", "15001", "-u", "1337", "-i", "*", "-b", "*", "--log-level", "error")
+
+
+def explained(name: str, *options: str) -> dict[str, Any]:
+    """What the command says of a packet."""
+    result = run_in(name, "explain", *FLAGS, "-O", "json", *options)
+    assert result.status == 0, result.stderr
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_a_foreign_rule_in_the_way_is_seen_and_the_kernel_agrees() -> None:
+    with (
+        make_pod(ipv6=False) as pod,
+        listener(pod.namespace, "proxy", (15001,), uid=1337, gid=1337),
+        listener(pod.outside, "outside", (80, 443)),
+    ):
+        assert run_in(pod.namespace, *FLAGS).status == 0
+        for words in (
+            "-I OUTPUT -d 198.51.100.0/24 -p tcp --dport 443 -j ACCEPT",
+            "-I ISTIO_OUTPUT -p tcp -m statistic --mode nth --every 1000000 --packet 9 -j RETURN",
+        ):
+            pod.run(
+                ["iptables-legacy", "-t", "nat", *words.split()], env=ENVIRONMENT
+            ).check_returncode()
+        for port, verdict, who in ((443, "direct", "outside"), (80, "captured", "proxy")):
+            to = ("--to", f"198.51.100.7:{port}")
+            assert explained(pod.namespace, *to)["verdict"] == "captured"  # as the flags ask
+            live = explained(pod.namespace, "--live", *to)
+            assert live["verdict"] == verdict
+            assert connect(pod.namespace, "198.51.100.7", port).who == who
+        (either,) = live["either"]
+        assert (either["if"]["chain"], either["if"]["matched"]) == ("ISTIO_OUTPUT", None)
+        assert either["verdict"] == "direct"
+        # A rule that the flags ask for has its reason in the kernel too.
+        assert (
+            live["path"][-1]["why"] == "captured: to port 15001, where the proxy takes outbound TCP"
+        )
+
+
+def test_nothing_in_the_kernel_captures_nothing() -> None:
+    with make_pod(ipv6=False) as pod:
+        assert explained(pod.namespace, "--live", "--to", "198.51.100.7:80") == {
+            **{"verdict": "direct", "by": None, "port": None, "path": [], "either": []},
+            "sentence": "Direct: TCP to 198.51.100.7:80 from uid 1000, gid 1000 is not captured: "
+            "no rule captures it.",
+        }
