@@ -15,6 +15,7 @@ from typing import TypeAlias, assert_never
 
 from .model import (
     BUILT_IN,
+    GO_ON,
     Comment,
     ConnectionMark,
     ConntrackState,
@@ -94,10 +95,11 @@ class Scene:
 
     def is_local(self, address: Address) -> bool:
         """Whether the pod itself has the address."""
-        return address.is_loopback or address in self.pod_addresses or address == _PASSTHROUGH_V6
-
-
-_PASSTHROUGH_V6 = IPv6Address("::6")
+        return (
+            address.is_loopback
+            or address in self.pod_addresses
+            or address == Family.V6.passthrough.network_address
+        )
 
 
 class Outcome(Enum):
@@ -349,10 +351,6 @@ class _Walker:
                 return None
             case _:
                 assert_never(match)
-
-
-GO_ON = frozenset({"", "MARK", "CONNMARK", "CT", "LOG", "NFLOG", "TRACE", "TOS", "DSCP", "TCPMSS"})
-"""Foreign targets after which the next rule is tried: man 8 iptables-extensions."""
 
 
 def is_named(interface: str, name: str) -> bool:

@@ -392,6 +392,10 @@ Target: TypeAlias = (
 )
 
 
+GO_ON = frozenset({"", "MARK", "CONNMARK", "CT", "LOG", "NFLOG", "TRACE", "TOS", "DSCP", "TCPMSS"})
+"""Names of targets after which the next rule is tried: man 8 iptables-extensions."""
+
+
 def _number(option: Option) -> int:
     return int(option.value, 0)
 

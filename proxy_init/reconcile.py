@@ -6,7 +6,7 @@ Pure but for the functions that are handed a table to work on: `plan` compares v
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .model import BUILT_IN, Chain, Comment, Jump, Protocol, Rule, Table
+from .model import BUILT_IN, GO_ON, Chain, Comment, Jump, Protocol, Rule, Table
 from .ownership import Ours, Placed, numbers_of_ours, ours_in
 
 
@@ -86,14 +86,10 @@ def _in_place(
 
 def _takes_all_tcp(rule: Rule) -> bool:
     """Whether no TCP packet gets past a rule of a built-in chain: what we capture is TCP."""
-    ends = rule.target.name not in _GO_ON and not isinstance(rule.target, Jump)
+    ends = rule.target.name not in GO_ON and not isinstance(rule.target, Jump)
     return ends and all(
         match == Protocol("tcp") or isinstance(match, Comment) for match in rule.matches
     )
-
-
-_GO_ON = frozenset({"", "MARK", "CONNMARK", "CT", "LOG", "NFLOG", "TRACE", "TOS", "DSCP", "TCPMSS"})
-"""Targets after which the next rule is tried: man 8 iptables-extensions."""
 
 
 def edit(
