@@ -21,9 +21,10 @@ from rich.table import Table
 import expected
 from pods import ENVIRONMENT, TIMEOUT, Answer, Endpoint, Pod, connect, listener, make_pod
 from pods.namespace import leave_blocks_on_signals
-from proxy_init.config import EVERYTHING, Config, Everything, read_config, settle
+from proxy_init.config import EVERYTHING, Config, Everything, settle
 from proxy_init.errors import BadCall
 from proxy_init.kernel.host import Host
+from proxy_init.reading import read_config
 
 INJECTOR = ("-p", "15001", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-b", "*", "-d", "")
 EXCLUDED = ("-x", "198.51.100.128/25")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from .config import EVERYTHING, RESOLV_CONF, Config, Networks
+from .config import EVERYTHING, Config, Networks
 from .flags import Given
 
 
@@ -12,7 +12,7 @@ def warnings_of(config: Config, given: Mapping[str, Given]) -> Iterator[str]:
         yield "uid 0 is not captured, by default: -u says which users are the proxy's"
     if config.redirect_dns and not config.captures_dns:
         source = given["redirect_dns"].source
-        yield f"{source}: {RESOLV_CONF} names no server, so DNS is not captured"
+        yield f"{source}: /etc/resolv.conf names no server, so DNS is not captured"
     own_ports = {config.outbound_port, config.inbound_port}
     for name, ports in (
         ("inbound_ports", () if config.inbound_ports is EVERYTHING else config.inbound_ports),

@@ -13,8 +13,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeAlias, assert_never
 
-from .model import (
-    BUILT_IN,
+from .matches import (
     GO_ON,
     Comment,
     ConnectionMark,
@@ -23,7 +22,6 @@ from .model import (
     Destination,
     DestinationPort,
     DestinationPorts,
-    Family,
     InInterface,
     Jump,
     Mark,
@@ -31,24 +29,22 @@ from .model import (
     OutInterface,
     OwnerGid,
     OwnerUid,
-    PolicyRoute,
     Protocol,
     Redirect,
     Reject,
     RestoreMark,
-    Rule,
     SaveMark,
     SetMark,
     Socket,
     Source,
     SourcePort,
     State,
-    Table,
     Tproxy,
     UnknownMatch,
     UnknownTarget,
     Verdict,
 )
+from .model import BUILT_IN, Family, PolicyRoute, Rule, Table
 
 Address: TypeAlias = IPv4Address | IPv6Address
 

@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 
-from .model import (
-    BUILT_IN,
-    Chain,
+from .matches import (
     Comment,
     ConnectionMark,
     Destination,
@@ -27,14 +25,13 @@ from .model import (
     Protocol,
     Reject,
     RestoreMark,
-    Rule,
     SaveMark,
     SetMark,
     State,
-    Table,
     UnknownTarget,
     Verdict,
 )
+from .model import BUILT_IN, Chain, Rule, Table
 
 PREFIX = "ISTIO_"
 

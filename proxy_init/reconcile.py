@@ -6,7 +6,8 @@ Pure but for the functions that are handed a table to work on: `plan` compares v
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .model import BUILT_IN, GO_ON, Chain, Comment, Jump, Protocol, Rule, Table
+from .matches import GO_ON, Comment, Jump, Protocol
+from .model import BUILT_IN, Chain, Rule, Table
 from .ownership import Ours, Placed, numbers_of_ours, ours_in
 
 

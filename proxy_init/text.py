@@ -8,23 +8,19 @@ import socket
 import string
 from collections.abc import Iterable, Iterator
 
-from .model import (
-    BUILT_IN,
+from .matches import (
     Comment,
     Destination,
-    Family,
     InInterface,
     Match,
     Network,
     Option,
     OutInterface,
     Protocol,
-    Rule,
-    Ruleset,
     Source,
-    Table,
     UnknownTarget,
 )
+from .model import BUILT_IN, Family, Rule, Ruleset, Table
 
 _BARE = frozenset(string.ascii_letters + string.digits + "_-")
 

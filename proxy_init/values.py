@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from .model import Network
+from .matches import Network
 
 HIGHEST_ID = 4294967294  # (uid_t)-1 means "no change" to the kernel, man 2 setresuid
 

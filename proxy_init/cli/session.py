@@ -5,11 +5,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from ..config import OLD_RULES, Config, read_config, settle
+from ..config import OLD_RULES, Config, settle
 from ..errors import ApplyFailed, BadCall, ProxyInitError
 from ..flags import Flag
 from ..kernel.host import Host, global_addresses, has_ipv6
 from ..model import Family, Ruleset
+from ..reading import read_config
 from ..rulesets import build
 from .log import logger, set_up
 

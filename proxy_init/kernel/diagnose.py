@@ -13,17 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import ApplyFailed, NodeCannot, ProxyInitError
-from ..model import (
-    Destination,
-    Family,
-    InInterface,
-    OutInterface,
-    OwnerGid,
-    OwnerUid,
-    Protocol,
-    Ruleset,
-    Source,
-)
+from ..matches import Destination, InInterface, OutInterface, OwnerGid, OwnerUid, Protocol, Source
+from ..model import Family, Ruleset
 from .refusal import KernelRefused
 
 CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13}

@@ -24,29 +24,25 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import NodeCannot
-from ..model import (
+from ..matches import (
     ACCEPT,
-    BUILT_IN,
     DROP,
     RETURN,
-    Chain,
     Destination,
-    Family,
     InInterface,
     Jump,
     Match,
     Option,
     OutInterface,
     Protocol,
-    Rule,
     Source,
-    Table,
     Target,
     UnknownMatch,
     UnknownTarget,
     read_match,
     read_target,
 )
+from ..model import BUILT_IN, Chain, Family, Rule, Table
 from ..reconcile import TableEdit
 from ..text import network_text
 from .refusal import KernelRefused

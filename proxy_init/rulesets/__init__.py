@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from ..config import Config, Mode
-from ..model import Chain, Comment, Family, Rule, Ruleset, Table
+from ..matches import Comment
+from ..model import Chain, Family, Rule, Ruleset, Table
 from . import current, istio_1_0
 
 

@@ -7,18 +7,16 @@ tries them. Every rule says why it is there.
 from collections.abc import Callable, Iterable, Iterator
 
 from ..config import DNS_PORT, EVERYTHING, TPROXY_OUTBOUND_MARK, Config, Mode
-from ..model import (
+from ..matches import (
     ACCEPT,
     DROP,
     RETURN,
-    Chain,
     ConnectionMark,
     ConntrackState,
     ConntrackZone,
     Destination,
     DestinationPort,
     DestinationPorts,
-    Family,
     InInterface,
     Jump,
     Mark,
@@ -29,16 +27,13 @@ from ..model import (
     Protocol,
     Redirect,
     RestoreMark,
-    Routing,
-    Rule,
-    Ruleset,
     SaveMark,
     SetMark,
     Source,
     SourcePort,
-    Table,
     Tproxy,
 )
+from ..model import Chain, Family, Routing, Rule, Ruleset, Table
 
 TCP, UDP = Protocol("tcp"), Protocol("udp")
 TO_DNS = DestinationPort("udp", 53)

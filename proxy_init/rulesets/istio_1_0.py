@@ -6,24 +6,19 @@ IPv4 only, but for the chain INPUT of IPv6, which lets nothing in that would byp
 from collections.abc import Iterator
 
 from ..config import EVERYTHING, Config, Mode
-from ..model import (
+from ..matches import (
     ACCEPT,
     RETURN,
-    Chain,
     Destination,
     DestinationPort,
-    Family,
     Match,
     OwnerGid,
     OwnerUid,
     Reject,
-    Routing,
-    Rule,
-    Ruleset,
     Socket,
     State,
-    Table,
 )
+from ..model import Chain, Family, Routing, Rule, Ruleset, Table
 from .current import (
     DIVERT,
     IN_REDIRECT,

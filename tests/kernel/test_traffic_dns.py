@@ -12,9 +12,9 @@ from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
 from pods import ENVIRONMENT, Endpoint, Pod, connect, listener, make_pod, namespace
 from pods.traffic import Protocol
-from proxy_init.config import RESOLV_CONF
 from proxy_init.kernel.host import Host
 from proxy_init.kernel.libiptc import load
+from proxy_init.reading import RESOLV_CONF
 from tests.running import Result, run_here
 
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")

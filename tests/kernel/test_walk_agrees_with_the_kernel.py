@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from pods import ENVIRONMENT, TIMEOUT, Pod, connect, listener, make_pod
-from proxy_init.config import read_config, settle
+from proxy_init.config import settle
 from proxy_init.explain import Direction, Outcome, Packet, Scene, Walk, walk
 from proxy_init.kernel.host import Host
 from proxy_init.model import Family
+from proxy_init.reading import read_config
 from proxy_init.rulesets import build
 from tests.running import run_in
 from tests.strategies import lists

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import proxy_init.config
+import proxy_init.reading
 from proxy_init.__main__ import main
 from proxy_init.cli.log import logger
 from proxy_init.flags import FLAGS
@@ -46,5 +46,5 @@ def call(monkeypatch: pytest.MonkeyPatch, last_words: Path) -> Iterator[Call]:
 def everything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets flags through whose feature is still to come: reading them is tested already."""
     monkeypatch.setattr(
-        proxy_init.config, "_not_in_this_version", lambda config, reader: iter(()), raising=False
+        proxy_init.reading, "_not_in_this_version", lambda config, reader: iter(()), raising=False
     )

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import settings
 
-from proxy_init.config import Config, Machine, read_config, settle
+from proxy_init.config import Config, settle
 from proxy_init.errors import BadCall
+from proxy_init.reader import Machine
+from proxy_init.reading import read_config
 
 VARIABLES_WITHOUT_A_FLAG = (
     "ENVOY_USER",

@@ -7,10 +7,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy_init import values
-from proxy_init.config import Config, read_config, settle
+from proxy_init.config import Config, settle
 from proxy_init.errors import BadCall
 from proxy_init.flags import FLAGS, split
 from proxy_init.model import Family
+from proxy_init.reading import read_config
 from proxy_init.rulesets import build
 from proxy_init.text import ruleset_text
 

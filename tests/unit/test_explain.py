@@ -16,17 +16,8 @@ from proxy_init.explain import (
     sentence,
     walk,
 )
-from proxy_init.model import (
-    ACCEPT,
-    Chain,
-    Family,
-    Jump,
-    Option,
-    Rule,
-    Table,
-    UnknownMatch,
-    UnknownTarget,
-)
+from proxy_init.matches import ACCEPT, Jump, Option, UnknownMatch, UnknownTarget
+from proxy_init.model import Chain, Family, Rule, Table
 from proxy_init.rulesets import build
 from tests.unit.conftest import Call
 from tests.unit.fakes import settled

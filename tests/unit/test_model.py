@@ -6,17 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy_init.model import (
+from proxy_init.matches import (
     DROP,
     RETURN,
-    Chain,
     Comment,
     ConntrackState,
     Destination,
     DestinationPort,
     DestinationPorts,
     ExtensionMatch,
-    Family,
     InInterface,
     Option,
     OutInterface,
@@ -24,15 +22,13 @@ from proxy_init.model import (
     OwnerUid,
     Protocol,
     Redirect,
-    Rule,
-    Ruleset,
     Source,
-    Table,
     UnknownMatch,
     UnknownTarget,
     read_match,
     read_target,
 )
+from proxy_init.model import Chain, Family, Rule, Ruleset, Table
 
 from .fakes import bounded
 

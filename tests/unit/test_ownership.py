@@ -4,12 +4,10 @@ from ipaddress import ip_network
 
 import pytest
 
-from proxy_init.model import (
+from proxy_init.matches import (
     ACCEPT,
-    BUILT_IN,
     DROP,
     RETURN,
-    Chain,
     Comment,
     ConntrackState,
     Destination,
@@ -19,10 +17,9 @@ from proxy_init.model import (
     OutInterface,
     Protocol,
     Redirect,
-    Rule,
-    Table,
     UnknownTarget,
 )
+from proxy_init.model import BUILT_IN, Chain, Rule, Table
 from proxy_init.ownership import Ours, Placed, ours_in
 
 TCP = Protocol("tcp")

@@ -6,23 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy_init.model import (
+from proxy_init.matches import (
     ACCEPT,
-    BUILT_IN,
     DROP,
     RETURN,
-    Chain,
-    Family,
     InInterface,
     Jump,
     OutInterface,
     OwnerUid,
     Protocol,
     Redirect,
-    Rule,
-    Table,
     UnknownTarget,
 )
+from proxy_init.model import BUILT_IN, Chain, Family, Rule, Table
 from proxy_init.ownership import Ours, ours_in
 from proxy_init.reconcile import TableEdit, arrange, edit
 from proxy_init.rulesets import build

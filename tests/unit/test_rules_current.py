@@ -4,7 +4,8 @@ from textwrap import dedent
 
 import pytest
 
-from proxy_init.model import BUILT_IN, Family, Jump, Protocol, Ruleset
+from proxy_init.matches import Jump, Protocol
+from proxy_init.model import BUILT_IN, Family, Ruleset
 from proxy_init.rulesets import build
 from proxy_init.text import ruleset_text
 

@@ -4,25 +4,21 @@ from ipaddress import ip_network
 
 import pytest
 
-from proxy_init.model import (
+from proxy_init.matches import (
     ACCEPT,
     RETURN,
-    Chain,
     Comment,
     Destination,
-    Family,
     InInterface,
     Jump,
     Option,
     OutInterface,
     Protocol,
-    Rule,
-    Ruleset,
     Source,
-    Table,
     UnknownMatch,
     UnknownTarget,
 )
+from proxy_init.model import Chain, Family, Rule, Ruleset, Table
 from proxy_init.text import network_text, rule_text, ruleset_text, table_text
 
 V4, V6 = ip_network("10.0.0.0/8"), ip_network("fd00::/8")
