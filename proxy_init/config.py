@@ -6,14 +6,14 @@ depends on the pod's addresses, whether IPv6 is captured.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
 from typing import Final, Protocol, TypeAlias, TypeVar
 
 from . import values
 from .errors import BadCall, Mistake
-from .flags import FLAGS, Given, is_flag, merge, split
+from .flags import FLAGS, Flag, Given, Takes, is_flag, merge, split
 from .model import Destination, Family, Network
 
 
@@ -122,6 +122,8 @@ class Config:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     """What was accepted and has no effect, a line each."""
+    own: Mapping[str, Given] = field(default_factory=dict)
+    """What was given of the options that only this command has, checked, by the flag's name."""
 
     def networks(self, networks: Networks, family: Family) -> Networks:
         """Those of `networks` that belong to `family`."""
@@ -137,18 +139,24 @@ class Config:
         return Destination(self.ipv4_loopback if family is Family.V4 else ip_network("::1/128"))
 
 
-def read_config(argv: Sequence[str], environ: Mapping[str, str], machine: Machine) -> Config:
+def read_config(
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    machine: Machine,
+    extra: Sequence[Flag] = (),
+) -> Config:
     """Check the words behind the command's name, and the environment.
 
+    `extra` are the options that only this command has.
     Raises BadCall with every mistake of the call. With --strict, warnings are mistakes too.
     """
-    line = split(argv)
-    reader = _Reader(merge(line, environ), environ, machine)
+    line = split(argv, extra)
+    reader = _Reader(merge(line, environ, extra), environ, machine, extra)
     if reader.old_rules:
         environ = _environ_of_1_0(reader)
-        reader = _Reader(merge(line, environ), environ, machine, reader.mistakes)
+        reader = _Reader(merge(line, environ, extra), environ, machine, extra, reader.mistakes)
     reader.mistakes.extend(line.mistakes)
-    config = _read(reader)
+    config = replace(_read(reader), own=reader.own())
     reader.mistakes.extend(_contradictions(config, reader))
     if not reader.mistakes:
         from .advice import warnings_of
@@ -202,11 +210,13 @@ class _Reader:
         given: Mapping[str, Given],
         environ: Mapping[str, str],
         machine: Machine,
+        extra: Sequence[Flag] = (),
         mistakes: Sequence[Mistake] = (),
     ) -> None:
         self.given = given
         self.environ = environ
         self.machine = machine
+        self.extra = extra
         self.mistakes: list[Mistake] = [*mistakes]
 
     @property
@@ -224,6 +234,15 @@ class _Reader:
         if given is None:
             return default
         return self._parsed(given.source, given.text.strip(), parse, default)
+
+    def own(self) -> Mapping[str, Given]:
+        """What was given of the command's own options."""
+        given = {flag.name: self.given[flag.name] for flag in self.extra if flag.name in self.given}
+        for flag in self.extra:
+            check = values.switch if flag.takes is Takes.SWITCH else flag.check
+            if check:
+                self.one(flag.name, check, None)
+        return given
 
     def variable(self, name: str, parse: Callable[[str], T], default: T) -> T:
         """The single value of a variable that has no flag."""
@@ -287,7 +306,7 @@ class _Reader:
             return parse(item)
         except values.BadValue as bad:
             hint = bad.hint
-            if is_flag(item) and source.startswith("-"):
+            if is_flag(item, self.extra) and source.startswith("-"):
                 hint = f'{source} took the next flag as its value: write {source} "" for none'
             self.mistakes.append(Mistake(source, bad.item, f"expected {bad.expected}", hint))
             return default

@@ -8,7 +8,7 @@ value only behind `=`; a value may look like a flag. Python's own parsers differ
 points and stop at the first mistake; ours goes on, so that all can be reported together.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -27,7 +27,8 @@ class Takes(Enum):
 class Flag:
     """One row of the table; words in `spellings`, `variables` and `opposite` stand blank by blank.
 
-    The first variable that is set counts. `opposite` is the spelling that switches it off.
+    The first variable that is set counts. `opposite` is the spelling that switches it off. A
+    command's own option has a `check`, which raises BadValue for a value that it does not take.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Flag:
     help: str
     takes: Takes = Takes.VALUE
     opposite: str = ""
+    check: Callable[[str], object] | None = None
 
     @property
     def retired(self) -> bool:
@@ -149,9 +151,13 @@ FLAGS: tuple[Flag, ...] = (
     _retired("--vklog"),
 )
 # fmt: on
-_BY_SPELLING: Mapping[str, Flag] = {
-    word: flag for flag in FLAGS for word in f"{flag.spellings} {flag.opposite}".split()
-}
+
+
+def _by_spelling(flags: Sequence[Flag]) -> Mapping[str, Flag]:
+    return {word: flag for flag in flags for word in f"{flag.spellings} {flag.opposite}".split()}
+
+
+_BY_SPELLING = _by_spelling(FLAGS)
 
 
 @dataclass(frozen=True)
@@ -174,17 +180,21 @@ class CommandLine:
     mistakes: tuple[Mistake, ...] = ()
 
 
-def split(words: Sequence[str]) -> CommandLine:
-    """Split the words behind the command's name into flags and their values."""
+def split(words: Sequence[str], extra: Sequence[Flag] = ()) -> CommandLine:
+    """Split the words behind the command's name into flags and their values.
+
+    `extra` are the options that only this command has.
+    """
+    known = {**_BY_SPELLING, **_by_spelling(extra)}
     given: dict[str, Given] = {}
     mistakes: list[Mistake] = []
     rest = list(reversed(words))
     while rest:
         word = rest.pop()
         spelling, value = _spelling_and_value(word)
-        flag = _BY_SPELLING.get(spelling)
+        flag = known.get(spelling)
         if flag is None:
-            mistakes.append(_stranger(word, spelling))
+            mistakes.append(_stranger(word, spelling, known))
             if value is None and word.startswith("-"):
                 _drop_value(rest)
             continue
@@ -193,7 +203,7 @@ def split(words: Sequence[str]) -> CommandLine:
                 mistakes.append(Mistake(spelling, None, "expected a value behind it"))
                 continue
             value = rest.pop()
-            if _lacks_value(value):
+            if _lacks_value(value, known):
                 _drop_value(rest)
         elif value is None and flag.takes is Takes.BACKEND and rest and rest[-1] in BACKENDS:
             value = rest.pop()
@@ -207,10 +217,10 @@ def split(words: Sequence[str]) -> CommandLine:
     return CommandLine(given, tuple(mistakes))
 
 
-def _lacks_value(word: str) -> bool:
+def _lacks_value(word: str, known: Mapping[str, Flag]) -> bool:
     """Whether `word`, taken for another flag's value, is itself a flag whose value comes next."""
     spelling, value = _spelling_and_value(word)
-    flag = _BY_SPELLING.get(spelling)
+    flag = known.get(spelling)
     return flag is not None and flag.takes is Takes.VALUE and value is None
 
 
@@ -232,7 +242,7 @@ def _spelling_and_value(word: str) -> tuple[str, str | None]:
     return word, None
 
 
-def _stranger(word: str, spelling: str) -> Mistake:
+def _stranger(word: str, spelling: str, known: Mapping[str, Flag]) -> Mistake:
     if not word.startswith("-"):
         return Mistake(
             "command line",
@@ -242,21 +252,23 @@ def _stranger(word: str, spelling: str) -> Mistake:
         )
     from difflib import get_close_matches
 
-    close = get_close_matches(spelling, _BY_SPELLING, n=1)
+    close = get_close_matches(spelling, known, n=1)
     hint = f"did you mean {close[0]}?" if close else "proxy-init --help lists them"
     return Mistake("command line", spelling, "expected a flag of proxy-init", hint)
 
 
-def is_flag(word: str) -> bool:
+def is_flag(word: str, extra: Sequence[Flag] = ()) -> bool:
     """Whether `word` reads as one of the flags, alone or with its value."""
-    return _spelling_and_value(word)[0] in _BY_SPELLING
+    return _spelling_and_value(word)[0] in {**_BY_SPELLING, **_by_spelling(extra)}
 
 
-def merge(line: CommandLine, environ: Mapping[str, str]) -> Mapping[str, Given]:
+def merge(
+    line: CommandLine, environ: Mapping[str, str], extra: Sequence[Flag] = ()
+) -> Mapping[str, Given]:
     """What was given, by the flag's name: a flag beats its variables, and an empty text, which
     real manifests pass, counts as not given."""
     merged: dict[str, Given] = {}
-    for flag in FLAGS:
+    for flag in (*FLAGS, *extra):
         variables = (Given(name, environ.get(name, "")) for name in flag.variables.split())
         for given in (line.given.get(flag.name), *variables):
             if given is not None and given.text.strip():

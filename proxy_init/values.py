@@ -53,6 +53,13 @@ def wait(item: str) -> int:
     return _whole_number(item, 0, 86400, "whole seconds from 0 to 86400")
 
 
+def interval(item: str) -> float:
+    """The seconds between two looks, with a fraction if need be."""
+    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", item) or not 0.1 <= float(item) <= 86400:
+        raise BadValue(item, "seconds from 0.1 to 86400")
+    return float(item)
+
+
 def route_table(item: str) -> int:
     """A routing table that is not one of the system's own (253 to 255, linux/rtnetlink.h)."""
     expected = "a routing table from 1 to 4294967295, but not 253 to 255, the system's own"

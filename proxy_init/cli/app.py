@@ -6,13 +6,13 @@ A plain call, the init container's, does not load this module: Typer takes 50 ms
 import os
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, Signature
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand
 
-from ..flags import FLAGS, Takes, split
-from . import apply, status
+from ..flags import FLAGS, Flag, Takes, split
+from . import apply, counters, graph, status
 
 Run = Callable[[Sequence[str], Mapping[str, str]], int]
 
@@ -27,9 +27,21 @@ def _clean(words: Sequence[str], environ: Mapping[str, str]) -> int:
     return apply.run([*words, "--cleanup-only"], environ)
 
 
-COMMANDS: Mapping[str, tuple[Run, str]] = {
-    "clean": (_clean, "Remove everything of ours, nothing else."),
-    "status": (status.run, "Compare the kernel with what the flags ask for."),
+class Command(NamedTuple):
+    """What runs, the sentence that --help says of it, and the options that only it has."""
+
+    run: Run
+    sentence: str
+    options: Sequence[Flag] = ()
+
+
+COMMANDS: Mapping[str, Command] = {
+    "clean": Command(_clean, "Remove everything of ours, nothing else."),
+    "status": Command(status.run, "Compare the kernel with what the flags ask for."),
+    "graph": Command(graph.run, "Draw the chains.", graph.OPTIONS),
+    "counters": Command(
+        counters.run, "Live packet counts, beside each rule's reason.", counters.OPTIONS
+    ),
 }
 
 
@@ -43,7 +55,7 @@ class _FlagsCommand(TyperCommand):
     """A command that leaves its words to `flags.split`; Typer lists the flags for --help."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if "help" in split(args).given:
+        if "help" in split(args, COMMANDS[self.name or ""].options).given:
             return super().parse_args(ctx, ["--help"])
         ctx.obj = args
         return []
@@ -57,27 +69,27 @@ def _tree() -> typer.Typer:
         help="Redirect a pod's traffic to its sidecar proxy. Takes the arguments of istio-init.",
         options_metavar="[FLAGS]",
         context_settings=settings,
-    )(_with_flags(None))
-    for name, (command, sentence) in COMMANDS.items():
+    )(_with_flags(None, FLAGS))
+    for name, command in COMMANDS.items():
         tree.command(
             name,
             cls=_FlagsCommand,
-            help=sentence,
+            help=command.sentence,
             epilog=_EPILOG,
             options_metavar="[FLAGS]",
             context_settings=settings,
-        )(_with_flags(command))
+        )(_with_flags(command.run, (*command.options, *FLAGS)))
     return tree
 
 
-def _with_flags(command: Run | None) -> Callable[..., int]:
-    """A function whose parameters are the flags, for Typer to list, and which runs `command`."""
+def _with_flags(command: Run | None, flags: Sequence[Flag]) -> Callable[..., int]:
+    """A function whose parameters are `flags`, for Typer to list, and which runs `command`."""
 
     def call(ctx: typer.Context, **_: object) -> int:
         return command(ctx.obj, os.environ) if command else 0
 
     parameters = [Parameter("ctx", Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)]
-    for flag in FLAGS:
+    for flag in flags:
         if flag.retired or flag.name == "help":
             continue
         spellings = flag.spellings.split()

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from ..config import OLD_RULES, Config, read_config, settle
 from ..errors import ApplyFailed, BadCall, ProxyInitError
+from ..flags import Flag
 from ..kernel.host import Host, global_addresses, has_ipv6
 from ..model import Family, Ruleset
 from ..rulesets import build
@@ -14,13 +15,16 @@ from .log import logger, set_up
 
 
 @contextmanager
-def session(words: Sequence[str], environ: Mapping[str, str]) -> Iterator[Config]:
+def session(
+    words: Sequence[str], environ: Mapping[str, str], extra: Sequence[Flag] = ()
+) -> Iterator[Config]:
     """The checked call, in its network namespace and with its log; errors are logged as lines.
 
+    `extra` are the options that only this command has.
     Raises ProxyInitError. What is wrong with the call itself (BadCall) is left for the entry point
     to tell, which can do so without a log.
     """
-    config = read_config(words, environ, Host())
+    config = read_config(words, environ, Host(), extra)
     set_up(config.log_level, config.log_as_json)
     try:
         if config.network_namespace is not None:
