@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from ..flags import FLAGS, Flag, Takes, split
-from . import apply, explain, status
+from . import apply, counters, explain, graph, status
 
 Run = Callable[[Sequence[str], Mapping[str, str]], int]
 
@@ -40,6 +40,10 @@ COMMANDS: Mapping[str, Command] = {
     "status": Command(status.run, "Compare the kernel with what the flags ask for."),
     "explain": Command(
         explain.run, "Walk one packet through the rules, and say why.", explain.OPTIONS
+    ),
+    "graph": Command(graph.run, "Draw the chains.", graph.OPTIONS),
+    "counters": Command(
+        counters.run, "Live packet counts, beside each rule's reason.", counters.OPTIONS
     ),
 }
 

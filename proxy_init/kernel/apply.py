@@ -114,7 +114,7 @@ def _steps(ruleset: Ruleset, orders: Orders) -> Iterator[Finding]:
     """One family's work: look; then write."""
     tables, routes = Tables(ruleset.family), Routes(ruleset.family)
     try:
-        present = list(_present(tables, ruleset, orders))
+        present = list(present_tables(tables, ruleset, orders.write))
         finding = _compare(present, routes, ruleset, orders)
         yield finding
         for step in finding.added:
@@ -148,11 +148,15 @@ def _take_back(ruleset: Ruleset, finding: Finding) -> Iterator[Finding]:
     yield finding
 
 
-def _present(tables: Tables, ruleset: Ruleset, orders: Orders) -> Iterator[Table]:
+def present_tables(tables: Tables, ruleset: Ruleset, write: bool) -> Iterator[Table]:
+    """What the tables hold in which something of ours is or belongs. Raises KernelRefused.
+
+    Unless we are to `write`, no table is brought into being by reading it.
+    """
     needed = {table.name for table in ruleset.tables}
     there = tables.instantiated()
     for name in BUILT_IN:
-        if name in there or (name in needed and orders.write):
+        if name in there or (name in needed and write):
             try:
                 yield tables.read(name)
             except KernelRefused as refused:

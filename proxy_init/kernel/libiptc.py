@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..counters import Count
 from ..errors import NodeCannot
 from ..matches import (
     ACCEPT,
@@ -132,6 +133,17 @@ class Tables:
                 for chain in table.chains
             ),
         )
+
+    def counts(self, name: str) -> dict[str, tuple[Count, ...]]:
+        """By chain, what each rule of a table had counted when it was last read; a table that was
+        never read has no chains."""
+        table = self._open.get(name)
+        return {
+            chain.name: tuple(
+                Count(entry.counters.pcnt, entry.counters.bcnt) for entry in _entries(table, chain)
+            )
+            for chain in (table.chains if table else ())
+        }
 
     def stage(self, edit: TableEdit) -> None:
         """Prepare an edit of the table as it was last read. Raises KernelRefused."""

@@ -157,3 +157,45 @@ def test_the_help_lists_every_flag_that_has_an_effect(
     for flag in FLAGS:
         words = set(f"{flag.spellings} {flag.opposite}".split())
         assert words & shown == (set() if flag.retired else words)
+
+
+# Options that only one command has.
+
+
+def test_mistakes_in_a_command_s_own_options_are_told_with_the_others(
+    call: Call, capsys: Captured
+) -> None:
+    assert call("graph", "--format", "png", "-p", "0", "--no-ipv6") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert sorted(err.splitlines()) == [
+        "proxy-init: --format: got 'png', expected tree or mermaid or dot or svg",
+        "proxy-init: -p: got '0', expected a port from 1 to 65535",
+    ]
+
+
+def test_an_option_without_its_value_says_so(call: Call, capsys: Captured) -> None:
+    assert call("graph", "--format") == 2
+    assert capsys.readouterr().err == "proxy-init: --format: expected a value behind it\n"
+    assert call("graph", "--format", "-p", "7") == 2
+    assert "--format took the next flag as its value" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("--format", "dot"), ("status", "--format", "dot")])
+def test_other_commands_do_not_have_them(
+    words: tuple[str, ...], call: Call, capsys: Captured
+) -> None:
+    assert call(*words, "--no-ipv6") == 2
+    assert "expected a flag of proxy-init" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "option"), [("graph", "--format"), ("counters", "--watch")])
+def test_the_help_of_a_command_lists_its_own_options_and_the_flags(
+    command: str, option: str, call: Call, capsys: Captured
+) -> None:
+    assert call(command, "--help") == 0
+    shown = capsys.readouterr().out
+    assert option in shown and "--envoy-port" in shown
+    assert call("--help") == 0
+    general = capsys.readouterr().out
+    assert command in general and option not in general

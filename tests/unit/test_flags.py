@@ -287,3 +287,25 @@ def test_what_a_flag_was_typed_as_is_remembered_for_messages() -> None:
     assert complaints("-p", "x")[0].startswith("-p: ")
     assert complaints("--envoy-port=x")[0].startswith("--envoy-port: ")
     assert complaints(ENVOY_PORT="x")[0].startswith("ENVOY_PORT: ")
+
+
+# Options that only one command has.
+
+FORMAT = Flag("format", "-F --format", "FORMAT_OF_IT", "tree", "FORMAT", "A format.")
+
+
+@pytest.mark.parametrize("words", [["--format", "dot"], ["--format=dot"], ["-F", "dot"], ["-Fdot"]])
+def test_a_command_s_own_options_are_split_like_flags(words: list[str]) -> None:
+    line = split([*words, "-p", "7"], [FORMAT])
+    assert line.mistakes == ()
+    assert {name: value.text for name, value in line.given.items()} == {
+        "format": "dot",
+        "outbound_port": "7",
+    }
+    assert split(words).mistakes
+
+
+def test_a_slip_in_a_command_s_own_option_is_guessed_too() -> None:
+    [mistake] = split(["--fromat", "dot"], [FORMAT]).mistakes
+    assert mistake.hint == "did you mean --format?"
+    assert is_flag("--format", [FORMAT]) and not is_flag("--format")

@@ -1,0 +1,136 @@
+"""`counters`: what each rule in the kernel has counted, beside its reason."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from .. import values
+from ..counters import Count, Counted, Standing, changes
+from ..flags import Flag
+from ..kernel.counters import readings
+from ..kernel.libiptc import load
+from ..text import rule_text
+from ..words import matches_in_words, printable, target_in_words
+from .log import logger
+from .screen import on_screen
+from .session import print_text, session, wanted_rulesets
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+OPTIONS = (
+    Flag(
+        "watch",
+        "--watch",
+        "",
+        "",
+        "SECONDS",
+        "Show what changes, each time so many seconds have passed, until Ctrl-C.",
+        check=values.interval,
+    ),
+)
+
+
+def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Print the rules with their counts, or with --watch, until Ctrl-C, what changes."""
+    with session(words, environ, OPTIONS) as config:
+        load()  # before the children, which share it
+        as_json = config.output == "json"
+        with readings(wanted_rulesets(config)) as kernel:
+            lines = kernel.now()
+            if "watch" not in config.own:
+                print_text(_json(lines, indent=2) if as_json else _text(lines))
+                return 0
+            seconds = values.interval(config.own["watch"].text.strip())
+            logger.info("watching %d rules every %g s; Ctrl-C ends it", len(lines), seconds)
+            try:
+                while True:
+                    time.sleep(seconds)
+                    before, lines = lines, kernel.now()
+                    changed = tuple(changes(before, lines))
+                    if changed:
+                        print_text(_json(changed) if as_json else f"{_time()}\n{_text(changed)}\n")
+            except KeyboardInterrupt:
+                return 0
+
+
+def _time() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _json(lines: Iterable[Counted], indent: int | None = None) -> str:
+    """The shape of schemas/counters.json."""
+    return json.dumps({"time": _time(), "rules": list(map(_fields, lines))}, indent=indent) + "\n"
+
+
+def _fields(line: Counted) -> dict[str, object]:
+    count, more = line.count or (None, None), line.more or (None, None)
+    return {
+        "family": line.family.title,
+        "table": line.table,
+        "chain": line.chain,
+        "number": line.number,
+        "rule": rule_text(line.rule).strip(),
+        "standing": line.standing.value,
+        "why": line.why,
+        "packets": count[0],
+        "bytes": count[1],
+        "more_packets": more[0],
+        "more_bytes": more[1],
+    }
+
+
+def _text(lines: Iterable[Counted]) -> str:
+    return on_screen(*_tables(lines))
+
+
+def _tables(lines: Iterable[Counted]) -> Iterator["RenderableType"]:
+    """A table for each chain."""
+    chains = groupby(lines, key=lambda line: (line.family, line.table, line.chain))
+    for (family, table, chain), group in chains:
+        yield _table(f"{family.title} {table} {printable(chain)}", group)
+
+
+def _table(heading: str, lines: Iterable[Counted]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name, width in (("", 3), ("packets", 9), ("bytes", 11)):
+        table.add_column(name, justify="right", min_width=width)
+    table.add_column(Text(heading))
+    for line in lines:
+        number = str(line.number or "")
+        count = line.more or line.count
+        table.add_row(number, *_counts(line, count), _said(line))
+    return table
+
+
+def _counts(line: Counted, count: Count | None) -> Iterator["Text"]:
+    from rich.text import Text
+
+    sign = "+" if line.more else ""
+    if line.standing in (Standing.MISSING, Standing.GONE) or count is None:
+        yield Text(line.standing.value, "bold red")
+        yield Text("")
+    elif count.packets:
+        yield Text(f"{sign}{count.packets:,}")
+        yield Text(f"{sign}{count.bytes:,}")
+    else:
+        yield Text("never", "yellow")
+        yield Text("")
+
+
+def _said(line: Counted) -> "Text":
+    from rich.text import Text
+
+    words = Text(f"{matches_in_words(line.rule)}: {target_in_words(line.rule.target)}")
+    if line.why:
+        words.append(f"\n{printable(line.why)}", "italic")
+    if line.standing is Standing.NOT_WANTED:
+        words.append("\nnot wanted by these flags", "bold red")
+    return words

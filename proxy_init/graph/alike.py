@@ -1,0 +1,39 @@
+"""Whether both families have the same rules, but for their loopback addresses."""
+
+from functools import partial
+
+from ..matches import Destination, Match, Network, Source, Tproxy
+from ..model import BUILT_IN, Family, Rule, Ruleset
+
+
+def alike(one: Ruleset, other: Ruleset) -> bool:
+    """Whether a picture of the one is a picture of the other."""
+    if one.routing.policy_route != other.routing.policy_route:
+        return False
+    return _shape(one) == _shape(other)
+
+
+def _shape(ruleset: Ruleset) -> list[object]:
+    return [
+        (name, chain.name, [_rule_shape(ruleset.family, rule) for rule in chain.rules])
+        for name in BUILT_IN
+        for chain in ruleset.table(name).chains
+    ]
+
+
+def _rule_shape(family: Family, rule: Rule) -> object:
+    target = rule.target
+    shape: object = (target.port, target.mark) if isinstance(target, Tproxy) else target
+    return [*map(partial(_match_shape, family), rule.matches)], shape, rule.why
+
+
+def _match_shape(family: Family, match: Match) -> object:
+    if isinstance(match, Source | Destination):
+        return type(match), _network_shape(family, match.network), match.negated
+    return match
+
+
+def _network_shape(family: Family, network: Network) -> object:
+    if network == family.passthrough:
+        return "passthrough"
+    return "loopback" if network.is_loopback else network

@@ -1,0 +1,68 @@
+"""A drawing as a tree for the terminal: each chain hangs below the first rule that leads to it."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .drawing import ROUTE, Box, Drawing, Fate, Row
+
+if TYPE_CHECKING:
+    from rich.text import Text
+    from rich.tree import Tree
+
+STYLES = {
+    Fate.CAPTURED: "bold yellow",
+    Fate.PASSES: "cyan",
+    Fate.REFUSED: "bold red",
+    Fate.GOES_ON: "",
+}
+
+
+def tree(drawings: Sequence[Drawing]) -> "Tree":
+    """One tree of all drawings, to be printed with rich."""
+    from rich.text import Text
+    from rich.tree import Tree
+
+    root = Tree(Text("the rules that these flags ask for" if drawings else "no rules at all"))
+    for drawing in drawings:
+        _add_drawing(root, drawing)
+    return root
+
+
+def _add_drawing(root: "Tree", drawing: Drawing) -> None:
+    from rich.text import Text
+
+    family = root.add(Text("\n".join((drawing.title, *drawing.notes)), "bold"))
+    left = {box.key: box for box in drawing.boxes}
+    for frame in drawing.frames:
+        hook = family.add(Text.assemble((frame.name, "bold"), f": {frame.caption}"))
+        for box in frame.entries:
+            table = hook.add(Text(f"table {box.table}"))
+            del left[box.key]
+            _add_rows(table, box, drawing, left)
+    for box in drawing.unused:
+        unused = family.add(Text(f"{box.name}, table {box.table}: no rule leads here"))
+        _add_rows(unused, box, drawing, left)
+
+
+def _add_rows(parent: "Tree", box: Box, drawing: Drawing, left: dict[str, Box]) -> None:
+    """Add a chain's rows, and below each the chain that it leads to, once."""
+    boxes = {each.key: each for each in drawing.boxes}
+    labels = {place.key: place.label for place in drawing.places}
+    for row in box.rows:
+        seen = row.to in boxes and row.to not in left
+        node = parent.add(_row(row, labels, seen))
+        if row.to in left:
+            _add_rows(node, left.pop(row.to), drawing, left)
+
+
+def _row(row: Row, labels: dict[str, str], seen: bool) -> "Text":
+    from rich.text import Text
+
+    words = Text.assemble(f"{row.number}. {row.match}: ", (row.outcome, STYLES[row.fate]))
+    if seen:
+        words.append(" (see above)", "dim")
+    if row.to == ROUTE:
+        words.append(f", {labels[ROUTE]}", "dim")
+    if row.why:
+        words.append(f"\n{row.why}", "italic")
+    return words

@@ -1,0 +1,350 @@
+"""The pictures: every rule is in them, in words, and every format is well formed."""
+
+import html
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import example, given, settings
+
+from proxy_init.cli.screen import on_screen
+from proxy_init.graph.dot import dot_text, svg_text
+from proxy_init.graph.draw import drawings
+from proxy_init.graph.drawing import Drawing, Fate, Row
+from proxy_init.graph.mermaid import mermaid_text
+from proxy_init.graph.tree import tree
+from proxy_init.model import Family, Rule
+from proxy_init.rulesets import build
+from tests.strategies import Call as RandomCall
+from tests.strategies import calls
+
+from .conftest import Call
+from .fakes import bounded, settled
+
+ROOT = Path(__file__).resolve().parents[2]
+Captured = pytest.CaptureFixture[str]
+# fmt: off
+USUAL = (
+    "-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT",
+    "-i", "*", "-b", "*", "-d", "15090,15021,15020", "--no-ipv6",
+)
+# fmt: on
+FORMATS = ("tree", "mermaid", "dot", "svg")
+
+
+def pictures(*flags: str, **environ: str) -> tuple[Drawing, ...]:
+    config = settled(*flags, **environ)
+    return drawings([build(config, family) for family in Family])
+
+
+def rules(*flags: str, **environ: str) -> dict[Family, tuple[Rule, ...]]:
+    config = settled(*flags, **environ)
+    return {family: build(config, family).rules for family in Family}
+
+
+def rows(drawn: Sequence[Drawing]) -> list[Row]:
+    return [row for drawing in drawn for box in drawing.boxes for row in box.rows]
+
+
+def squeezed(text: str) -> str:
+    """Without what wrapping and drawing put between the letters."""
+    return re.sub(r"[\s│├└─]", "", text)
+
+
+def labels(source: str) -> str:
+    """The words of a dot text's labels."""
+    return html.unescape(re.sub(r"<[^<>]*>", "", source))
+
+
+def decoded(mermaid: str) -> str:
+    return re.sub(r"#(\d+);", lambda code: chr(int(code[1])), mermaid)
+
+
+# What is drawn.
+
+
+@bounded
+@given(calls())
+def test_every_rule_is_a_row_with_its_reason(call: RandomCall) -> None:
+    wanted = rules(*call.flags, **call.environ)
+    drawn = pictures(*call.flags, **call.environ)
+    titles = [drawing.title for drawing in drawn]
+    for family, held in wanted.items():
+        whys = sorted(rule.why for rule in held)
+        if not held:
+            assert not any(family.title in title for title in titles)
+            continue
+        [drawing] = [drawing for drawing in drawn if family.title in drawing.title]
+        assert sorted(row.why for row in rows([drawing])) == whys
+
+
+@bounded
+@given(calls())
+def test_every_arrow_leads_to_something_and_every_key_is_one_thing(call: RandomCall) -> None:
+    for drawing in pictures(*call.flags, **call.environ):
+        keys = [box.key for box in drawing.boxes] + [place.key for place in drawing.places]
+        assert len(keys) == len(set(keys))
+        led_to = {row.to for row in rows([drawing]) if row.to}
+        assert led_to <= set(keys)
+        assert {place.key for place in drawing.places} <= led_to
+
+
+@settings(bounded, max_examples=100)
+@given(calls())
+@example(RandomCall(("-i", "*", "-c", "#a;<b>&*`|]%%{", "--ipv6")))
+@example(RandomCall(("-i", "*", "-c", "a\x1bb\x85c\u2028", "--ipv6")))
+def test_every_row_is_in_the_text_of_every_format(call: RandomCall) -> None:
+    drawn = pictures(*call.flags, **call.environ)
+    texts = {
+        "tree": squeezed(on_screen(tree(drawn))),
+        "mermaid": squeezed(decoded(mermaid_text(drawn))),
+        "dot": squeezed(labels(dot_text(drawn))),
+    }
+    for name, text in texts.items():
+        for row in rows(drawn):
+            for words in (row.match, row.outcome, row.why):
+                assert squeezed(words) in text, name
+
+
+@pytest.mark.parametrize(
+    ("flags", "titles"),
+    [
+        pytest.param((), ["IPv4"], id="IPv6 off"),
+        pytest.param(("--ipv6",), ["IPv4 and IPv6"], id="alike"),
+        pytest.param(("--ipv6", "-m", "TPROXY"), ["IPv4 and IPv6"], id="alike, TPROXY"),
+        pytest.param(("--ipv6", "-x", "10.0.0.0/8"), ["IPv4", "IPv6"], id="one CIDR differs"),
+        pytest.param(("--ruleset", "1.0"), ["IPv4", "IPv6"], id="1.0"),
+        pytest.param(("-m", "NONE"), [], id="nothing"),
+    ],
+)
+def test_families_are_drawn_once_where_they_are_alike(
+    flags: tuple[str, ...], titles: list[str]
+) -> None:
+    drawn = pictures("-i", "*", "-b", "*", "--no-ipv6", *flags)
+    assert [drawing.title for drawing in drawn] == titles
+    if titles == ["IPv4 and IPv6"]:
+        assert "IPv6 has the same rules" in drawn[0].notes[0]
+
+
+def test_hooks_are_frames_and_tables_stand_in_the_kernel_s_order() -> None:
+    flags = ("--redirect-dns", "--capture-all-dns", "--drop-invalid", "-m", "TPROXY", "-c", "eth1")
+    [drawing] = pictures("-i", "*", "-b", "*", *flags)
+    assert {frame.name: [box.table for box in frame.entries] for frame in drawing.frames} == {
+        "PREROUTING": ["raw", "mangle", "nat"],
+        "OUTPUT": ["raw", "mangle", "nat"],
+    }
+    assert [box.key for box in drawing.unused] == ["nat_ISTIO_INBOUND"]
+
+
+def test_what_is_captured_passes_or_is_refused_is_told_apart() -> None:
+    [drawing] = pictures(*USUAL, "--drop-invalid", "--redirect-dns", "--capture-all-dns")
+    fates = {(box.key, row.number): row.fate for box in drawing.boxes for row in box.rows}
+    assert fates["nat_ISTIO_INBOUND", 2] is Fate.PASSES  # a -d port
+    assert fates["nat_ISTIO_INBOUND", 5] is Fate.CAPTURED  # jumps to what captures all TCP
+    assert fates["nat_ISTIO_OUTPUT_DNS", 1] is Fate.CAPTURED
+    assert fates["nat_ISTIO_OUTPUT", 8] is Fate.GOES_ON  # of what goes there, only DNS is captured
+    assert fates["mangle_PREROUTING", 1] is Fate.REFUSED
+    assert [place.label for place in drawing.places] == [
+        "the proxy on port 15006",
+        "the DNS agent on port 15053",
+        "the proxy on port 15001",
+    ]
+
+
+def test_a_transparent_proxy_keeps_what_is_marked() -> None:
+    [drawing] = pictures("-m", "TPROXY", "-b", "*", "-z", "15006")
+    captured = {
+        (box.name, row.outcome, row.to)
+        for box in drawing.boxes
+        for row in box.rows
+        if row.fate is Fate.CAPTURED and box.table == "mangle"
+    }
+    assert captured == {
+        ("ISTIO_INBOUND", "→ ISTIO_DIVERT", "mangle_ISTIO_DIVERT"),
+        ("ISTIO_INBOUND", "→ ISTIO_TPROXY", "mangle_ISTIO_TPROXY"),
+        ("ISTIO_DIVERT", "marked 0x539", "policy_route"),
+        ("ISTIO_DIVERT", "accepted", None),
+        ("ISTIO_TPROXY", "captured (TPROXY) → port 15006", "proxy_15006"),
+        ("OUTPUT", "marked like its connection", "policy_route"),
+    }
+
+
+def test_of_very_many_rules_alike_a_few_are_drawn() -> None:
+    cidrs = ",".join(f"10.{n // 256}.{n % 256}.0/24" for n in range(10_000))
+    [drawing] = pictures("-i", "*", "-x", cidrs)
+    [box] = [box for box in drawing.boxes if box.name == "ISTIO_OUTPUT"]
+    assert len(box.rows) < 30
+    assert [row.match for row in box.rows if not row.why] == ["and 9,991 more like these"]
+    assert box.rows[-1].number > 10_000
+    for text in (dot_text([drawing]), mermaid_text([drawing]), on_screen(tree([drawing]))):
+        assert "and 9,991 more like these" in text
+
+
+# Mermaid.
+
+_LABEL = r'"[A-Za-z0-9 .,:()/\-+!→…=_#;]*(<br>[A-Za-z0-9 .,:()/\-+!→…=_#;]*)*"'
+_CLASS = ":::(captured|passes|refused|goes_on)"
+_MERMAID = [
+    r"flowchart TB",
+    rf" *subgraph (?P<subgraph>\w+)\[{_LABEL}\]",
+    r" *(?P<end>end)",
+    rf" *(?P<node>\w+)\[{_LABEL}\]({_CLASS})?",
+    rf" *(?P<place>\w+)\(\[{_LABEL}\]\){_CLASS}",
+    r" *(?P<tail>\w+) (---|==>|-\. then \.->) (?P<head>\w+)",
+    r" *classDef \w+ [a-z:,#0-9-]+",
+]
+
+
+@bounded
+@given(calls())
+def test_mermaid_is_well_formed(call: RandomCall) -> None:
+    found: dict[str, list[str]] = {}
+    for line in mermaid_text(pictures(*call.flags, **call.environ)).splitlines():
+        matched = [match for form in _MERMAID if (match := re.fullmatch(form, line))]
+        assert len(matched) == 1, line
+        for name, text in matched[0].groupdict().items():
+            found.setdefault(name, []).append(text)
+    nodes = found.get("node", []) + found.get("place", [])
+    assert len(found.get("subgraph", [])) == len(found.get("end", []))
+    names = nodes + found.get("subgraph", [])
+    assert len(names) == len(set(names))
+    assert {*found.get("tail", []), *found.get("head", [])} <= set(nodes)
+
+
+def test_no_mermaid_label_reads_as_a_list_or_holds_markup() -> None:
+    # Newer versions show "Unsupported markdown: list" for a label that begins like one.
+    text = mermaid_text(pictures(*USUAL, "-c", "<b>*_x_*`"))
+    assert not re.search(r'"(\d+\.|[-*+] )', text)
+    assert "#60;b#62;#42;_x_#42;#96;" in text
+
+
+# Graphviz.
+
+
+@settings(bounded, max_examples=15)
+@given(calls())
+@example(RandomCall(("-i", "*", "-c", "#a;<b>&*`|]%%{", "--ipv6")))
+@example(RandomCall(("-m", "NONE")))
+def test_dot_is_drawn_without_complaint(call: RandomCall) -> None:
+    drawn = pictures(*call.flags, **call.environ)
+    result = subprocess.run(
+        ["dot", "-Tsvg"], input=dot_text(drawn), capture_output=True, text=True, check=True
+    )
+    assert result.stderr == ""
+    shown = squeezed("".join(ElementTree.fromstring(result.stdout).itertext()))
+    for row in rows(drawn):
+        for words in (row.match, row.outcome, row.why):
+            assert squeezed(words) in shown
+
+
+def test_svg_is_what_graphviz_makes_of_the_dot_text() -> None:
+    drawn = pictures(*USUAL)
+    made = subprocess.run(
+        ["dot", "-Tsvg"], input=dot_text(drawn), capture_output=True, text=True, check=True
+    )
+    assert svg_text(drawn) == made.stdout
+
+
+def test_svg_without_graphviz_says_what_to_do(
+    call: Call, capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert call("graph", *USUAL, "--format", "svg") == 4
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "apt-get install graphviz" in err.splitlines()[-1]
+    assert call("graph", *USUAL, "--format", "dot") == 0
+
+
+@pytest.mark.parametrize("name", ["dot", "svg"])
+def test_the_picture_in_the_readme_is_that_of_the_usual_arguments(
+    name: str, call: Call, capsys: Captured
+) -> None:
+    """Made by `proxy-init graph` with USUAL and `--format dot` and `svg`, as the README says."""
+    assert call("graph", *USUAL, "--format", name) == 0
+    made, kept = capsys.readouterr().out, (ROOT / "docs" / f"usual.{name}").read_text()
+    if name == "svg":
+        # Where things lie depends on the version of Graphviz, and on the fonts.
+        made, kept = (
+            " ".join(sorted("".join(text) for text in ElementTree.fromstring(svg).itertext()))
+            for svg in (made, kept)
+        )
+    assert made == kept
+
+
+# The terminal.
+
+
+@bounded
+@given(calls())
+def test_the_tree_fits_into_80_columns_and_is_plain(call: RandomCall) -> None:
+    text = on_screen(tree(pictures(*call.flags, **call.environ)))
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert all(char.isprintable() or char == "\n" for char in text)
+
+
+def test_the_tree_shows_a_chain_below_the_first_rule_that_leads_to_it() -> None:
+    text = on_screen(tree(pictures(*USUAL)))
+    assert text.count("captured (REDIRECT) → port 15006") == 1
+    assert text.count("→ ISTIO_IN_REDIRECT (see above)") == 2
+    below = text[text.index("5. any TCP: → ISTIO_IN_REDIRECT") :].splitlines()[2]
+    assert below.strip("│ ") == "└── 1. any TCP: captured (REDIRECT) → port 15006"
+
+
+@pytest.mark.parametrize(
+    ("environ", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)], ids=["", "NO_COLOR"]
+)
+def test_colours_are_for_terminals_and_not_with_no_color(
+    environ: dict[str, str], coloured: bool
+) -> None:
+    shown = on_a_terminal("graph", *USUAL, environ=environ)
+    assert ("\x1b[" in shown) == coloured
+    assert squeezed(re.sub(r"\x1b\[[0-9;]*m", "", shown)) == squeezed(
+        on_screen(tree(pictures(*USUAL)))
+    )
+
+
+def on_a_terminal(*args: str, environ: dict[str, str]) -> str:
+    """What the program prints on a terminal."""
+    ours, theirs = pty.openpty()
+    program = subprocess.Popen(
+        [sys.executable, "-m", "proxy_init", *args],
+        env={"PATH": os.defpath, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **environ},
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while data := os.read(ours, 65536):
+            shown += data
+    except OSError:  # the other end is closed: all is read
+        pass
+    os.close(ours)
+    assert program.wait() == 0
+    return shown.decode()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_goes_to_stdout_and_nothing_else(name: str, call: Call, capsys: Captured) -> None:
+    assert call("graph", *USUAL, "--format", name) == 0
+    out, err = capsys.readouterr()
+    assert "ISTIO_OUTPUT" in out
+    assert "\x1b" not in out
+    assert err == ""
+
+
+def test_the_tree_is_what_is_drawn_unless_said_otherwise(call: Call, capsys: Captured) -> None:
+    printed = []
+    for flags in ((), ("--format", "tree"), ("--format=tree",), ("--format", "")):
+        assert call("graph", *USUAL, *flags) == 0
+        printed.append(capsys.readouterr().out)
+    assert len(set(printed)) == 1
+    assert printed[0].startswith("the rules that these flags ask for\n")
