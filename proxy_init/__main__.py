@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 
 from . import __version__
 from .cli import apply
@@ -25,6 +26,14 @@ def main() -> int:
         return error.exit_status
     except KeyboardInterrupt:
         return 130
+    except Exception as bug:
+        traceback.print_exc()
+        # Of one in a worker, the last line says what it was there.
+        what = "".join(traceback.format_exception_only(bug)).strip().splitlines()[-1]
+        line = f"this is a bug in proxy-init, please report it: {what}"
+        print(f"proxy-init: {line}", file=sys.stderr)
+        leave_last_words(line, os.environ)
+        return 1
 
 
 def _run(words: list[str]) -> int:

@@ -359,7 +359,14 @@ Target: TypeAlias = (
 )
 
 
-GO_ON = frozenset({"", "MARK", "CONNMARK", "CT", "LOG", "NFLOG", "TRACE", "TOS", "DSCP", "TCPMSS"})
+# fmt: off
+GO_ON = frozenset({
+    "", "AUDIT", "CHECKSUM", "CLASSIFY", "CONNMARK", "CONNSECMARK", "CT", "DSCP",
+    "ECN", "HL", "HMARK", "IDLETIMER", "LED", "LOG", "MARK", "NFLOG", "NOTRACK",
+    "RATEEST", "SECMARK", "SET", "TCPMSS", "TCPOPTSTRIP", "TEE", "TOS", "TRACE", "TTL",
+    "ULOG",
+})
+# fmt: on
 """Names of targets after which the next rule is tried: man 8 iptables-extensions."""
 
 

@@ -187,9 +187,15 @@ def _rules(table: Table, name: str) -> tuple[Rule, ...]:
 
 
 def _expected_returns(table: Table, expected: Table | None, known: Set[int]) -> Iterator[int]:
-    wanted = Counter(name for _, name in _numbered(_prerouting(expected), _return_on_arrival))
+    """The RETURNs of -k that are wanted without a twin, of those here that have none."""
+    chain = _prerouting(expected)
+    wanted = Counter(name for _, name in _numbered(chain, _return_on_arrival))
+    top = chain.rules[: chain.top] if chain else ()
     here = list(_numbered(_prerouting(table), _return_on_arrival))
     wanted -= Counter(name for number, name in here if number in known)
+    captured = set(map(_capture_on_arrival, top))
+    alone = (name for name in map(_return_on_arrival, top) if name not in captured)
+    wanted &= Counter(name for name in alone if name is not None)
     for number, name in here:
         if number not in known and wanted[name]:
             wanted[name] -= 1

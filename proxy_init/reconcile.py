@@ -3,10 +3,9 @@
 Pure but for the functions that are handed a table to work on: `plan` compares values.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .matches import GO_ON, Comment, Jump, Protocol
+from .matches import GO_ON, Comment, Jump, Protocol, UnknownMatch
 from .model import BUILT_IN, Chain, Rule, Table
 from .ownership import Ours, Placed, numbers_of_ours, ours_in
 
@@ -53,6 +52,7 @@ def arrange(wanted: Table, present: Table) -> Ours:
     that they are for.
     """
     placed: dict[str, tuple[Placed, ...]] = {}
+    protocol = "udp" if wanted.name == "raw" else "tcp"
     numbers = numbers_of_ours(present, wanted)
     here = ours_in(present, wanted).placed
     for chain in wanted.chains:
@@ -64,7 +64,9 @@ def arrange(wanted: Table, present: Table) -> Ours:
         foreign = [rule for number, rule in rules if number not in own]
         top = tuple(Placed(0, rule) for rule in chain.rules[: chain.top])
         rest = chain.rules[chain.top :]
-        placed[chain.name] = top + _in_place(rest, here.get(chain.name, ()), foreign)
+        blind = next((n for n, rule in enumerate(foreign) if _takes_all(rule, protocol)), None)
+        lowest = len(foreign) if blind is None else blind
+        placed[chain.name] = top + _in_place(rest, here.get(chain.name, ()), lowest)
     chains = {
         chain.name: chain.rules
         for chain in wanted.chains
@@ -73,23 +75,23 @@ def arrange(wanted: Table, present: Table) -> Ours:
     return Ours(chains, placed)
 
 
-def _in_place(
-    rules: tuple[Rule, ...], here: tuple[Placed, ...], foreign: Sequence[Rule]
-) -> tuple[Placed, ...]:
-    lowest = next((n for n, rule in enumerate(foreign) if _takes_all_tcp(rule)), len(foreign))
+def _in_place(rules: tuple[Rule, ...], here: tuple[Placed, ...], lowest: int) -> tuple[Placed, ...]:
+    """The rules where they stand already, else where ours begin, or at `lowest`."""
     already = here[len(here) - len(rules) :]
     in_sight = all(placed.behind <= lowest for placed in already)
     if in_sight and tuple(placed.rule for placed in already) == rules:
         return already
-    behind = min(here[-1].behind if here else len(foreign), lowest)
+    behind = min(here[-1].behind, lowest) if here else lowest
     return tuple(Placed(behind, rule) for rule in rules)
 
 
-def _takes_all_tcp(rule: Rule) -> bool:
-    """Whether no TCP packet gets past a rule of a built-in chain: what we capture is TCP."""
+def _takes_all(rule: Rule, protocol: str) -> bool:
+    """Whether no packet of the protocol that our rules are for gets past a rule of a built-in
+    chain."""
+    passed_by_all = (Protocol(protocol), UnknownMatch(protocol, ()))
     ends = rule.target.name not in GO_ON and not isinstance(rule.target, Jump)
     return ends and all(
-        match == Protocol("tcp") or isinstance(match, Comment) for match in rule.matches
+        match in passed_by_all or isinstance(match, Comment) for match in rule.matches
     )
 
 

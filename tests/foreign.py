@@ -86,6 +86,20 @@ def counted(name: str) -> dict[Family, str]:
     }
 
 
+def whole(name: str) -> str:
+    """All that a change of ours could touch, with all counts, as other programs print it."""
+    commands = """
+        iptables-legacy-save -c; ip6tables-legacy-save -c; ip address
+        ip rule; ip route show table all; ip -6 rule; ip -6 route show table all
+    """
+    return re.sub(r"^#.*\n", "", run(name, "sh", "-euc", commands), flags=re.M)
+
+
+def without_priorities(text: str) -> str:
+    """What `whole` gives, without those of policy rules: of several copies any may stay."""
+    return re.sub(r"^\d+:\tfrom", "from", text, flags=re.M)
+
+
 def foreign_in(tables: Mapping[Family, str]) -> dict[Family, str]:
     """What is left of `counted` without the lines that name a chain of ours."""
     return {

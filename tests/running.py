@@ -19,6 +19,7 @@ from proxy_init.kernel.libiptc import load
 from proxy_init.model import Family
 
 BOTH = (Family.V4, Family.V6)
+_KEPT = ("PATH", "XTABLES_LOCKFILE")
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,11 @@ def fresh_namespace() -> Iterator[str]:
 
 
 def run_here(*flags: str, environ: Mapping[str, str] | None = None) -> Result:
-    """Run the program in this process; only `environ` is in its environment."""
+    """Run the program in this process; of its variables, only `environ` may say what to do."""
     outside = dict(os.environ), sys.argv
     os.environ.clear()
-    os.environ.update({"PATH": outside[0].get("PATH", "")} | dict(environ or {}))
+    kept = {name: outside[0][name] for name in _KEPT if name in outside[0]}
+    os.environ.update(kept | dict(environ or {}))
     sys.argv = ["proxy-init", *flags]
     stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="surrogateescape")
     stderr = io.StringIO()

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from ..config import Config, Mode
-from ..errors import ApplyFailed, BadCall, ProxyInitError
+from ..errors import ApplyFailed, BadCall
 from ..model import BUILT_IN, Family, Ruleset
 from ..text import routing_text, ruleset_text
 from . import report
@@ -28,7 +28,7 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
             result = _carry_out(config, rulesets)
     except BadCall:
         raise
-    except ProxyInitError:
+    except Exception:
         _sum_up(result, rulesets, started)
         raise
     if not (config.cleanup_only and result == "unchanged"):  # clean is silent where nothing is

@@ -232,11 +232,15 @@ def _commit(tables: Tables, name: str, edit_for: Callable[[Table], TableEdit | N
             tables.commit(name)
             return
         except KernelRefused as refused:
-            if refused.number != errno.EAGAIN:
+            if refused.number not in (errno.EAGAIN, errno.EINVAL):
                 raise
-        again = edit_for(tables.read(name))
-        if again is None:
-            return
+            again = edit_for(tables.read(name))
+            if again is None:
+                # EINVAL: libiptc had written the table, and then could not add the old counts to
+                # the new rules, since another program had changed them.
+                return
+            if refused.number == errno.EINVAL:
+                raise
         tables.stage(again)
     raise ApplyFailed(
         f"table {name} was changed by another program {MOST_TRIES} times while we read it; "

@@ -6,6 +6,8 @@ import stat
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
+from ..errors import ApplyFailed
+
 MOST_BYTES = 16 * 1024 * 1024
 
 
@@ -44,21 +46,30 @@ class Host:
 
 
 def addresses() -> tuple[IPv4Address | IPv6Address, ...]:
-    """All of this namespace's addresses, IPv4 first, as the kernel lists them."""
-    from pyroute2 import IPRoute
+    """All of this namespace's addresses, IPv4 first, as the kernel lists them.
 
-    with IPRoute() as netlink:
-        return tuple(
-            ip_address(message.get("local") or message.get("address"))
-            for family in (socket.AF_INET, socket.AF_INET6)
-            for message in netlink.get_addr(family=family)
-        )
+    Raises ApplyFailed.
+    """
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        with IPRoute() as netlink:
+            return tuple(
+                ip_address(message.get("local") or message.get("address"))
+                for family in (socket.AF_INET, socket.AF_INET6)
+                for message in netlink.get_addr(family=family)
+            )
+    except (NetlinkError, OSError) as error:
+        reason = os.strerror(error.code if isinstance(error, NetlinkError) else error.errno or 0)
+        raise ApplyFailed(f"this namespace's addresses can't be read: {reason}") from error
 
 
 def global_addresses() -> tuple[IPv4Address | IPv6Address, ...]:
     """This namespace's addresses of more than link scope, IPv4 first, as the kernel lists them.
 
     Our own ::6 on lo does not count: it is there for the proxy, and no way into the pod.
+    Raises ApplyFailed.
     """
     if not _has_ipv6_address():
         # Without any, nothing depends on the rest, and loading pyroute2 takes 0.1 s.

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import ApplyFailed
@@ -42,17 +42,16 @@ def _wait_for(descriptor: int, path: str, wait: int) -> None:
     until = time.monotonic() + wait
     told = False
     while True:
-        try:
+        with suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
-        except BlockingIOError:
-            holder = _holder(descriptor)
         if time.monotonic() >= until:
             raise ApplyFailed(
-                f"the xtables lock {path} is still held by {holder} after {wait} s; "
+                f"the xtables lock {path} is still held by {_holder(descriptor)} after {wait} s; "
                 "end that program, or wait longer with --wait SECONDS"
             )
         if not told:
+            holder = _holder(descriptor)
             logger.info(
                 "waiting up to %d s for the xtables lock %s, held by %s", wait, path, holder
             )

@@ -22,6 +22,7 @@ _EVERY_BIT = 0xFFFFFFFF
 _SYSTEM_TABLES = range(253, 256)  # linux/rtnetlink.h
 _LOCAL, _HOST, _BOOT, _NOWHERE = 2, 254, 3, 255  # RTN_LOCAL, RT_SCOPE_HOST, RTPROT_BOOT, _NOWHERE
 _TO_TABLE = 1  # FR_ACT_TO_TBL
+_IPV6_METRIC = 1024  # of a route that is added without one, linux/ipv6_route.h IP6_RT_PRIO_USER
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Routes:
     def __init__(self, family: Family) -> None:
         self._family = family
         self._number = socket.AF_INET if family is Family.V4 else socket.AF_INET6
+        self._scope = _HOST if family is Family.V4 else 0
+        self._metric = 0 if family is Family.V4 else _IPV6_METRIC
 
     def plan(
         self, wanted: Routing, known: PolicyRoute, look: bool
@@ -93,7 +96,14 @@ class Routes:
         )
 
     def take(self, step: Step) -> None:
-        """Carry out one step. Raises KernelRefused."""
+        """Carry out one step, unless somebody has done just that. Raises KernelRefused."""
+        try:
+            self._ask_for(step)
+        except KernelRefused as refused:
+            if refused.number not in _ALREADY or not self._is_done(step):
+                raise
+
+    def _ask_for(self, step: Step) -> None:
         with self._netlink(step) as netlink:
             if step.policy_route is None:
                 netlink.addr(step.verb, index=_LOOPBACK_INDEX, address="::6", prefixlen=128)
@@ -112,7 +122,7 @@ class Routes:
                     family=self._number,
                     dst="default",
                     type=_LOCAL,
-                    scope=_HOST if self._family is Family.V4 else 0,
+                    scope=self._scope,
                     proto=_BOOT,
                     oif=_LOOPBACK_INDEX,
                     table=step.policy_route.table,
@@ -120,11 +130,21 @@ class Routes:
 
     def take_back(self, step: Step) -> None:
         """Undo a step, if it was taken. Raises KernelRefused."""
-        try:
+        # Told to delete our route, which may never have come, IPv6 would delete another's.
+        if not self._is_done(step.undo):
             self.take(step.undo)
-        except KernelRefused as refused:
-            if refused.number not in _ALREADY:
-                raise
+
+    def _is_done(self, step: Step) -> bool:
+        """Whether the kernel is as the step would leave it."""
+        wanted = step.verb == "add"
+        if step.policy_route is None:
+            return _has_passthrough_address() == wanted
+        table = step.policy_route.table
+        with self._netlink() as netlink:
+            if step.what == "route":
+                return (True in self._tables(netlink).get(table, [])) == wanted
+            rule = _Rule(step.policy_route.mark, table, step.priority)
+            return (rule in self._rules(netlink)) == wanted
 
     @contextmanager
     def _netlink(self, step: Step | None = None) -> Iterator[Any]:
@@ -134,9 +154,13 @@ class Routes:
         try:
             with IPRoute() as netlink:
                 yield netlink
-        except NetlinkError as error:
-            remedy = _remedy(error.code) if step else ""
-            raise KernelRefused(str(step or "policy routing"), error.code, remedy) from error
+        except (NetlinkError, OSError) as error:
+            # OSError: the socket itself, such as one whose buffer is full.
+            number = error.code if isinstance(error, NetlinkError) else error.errno or errno.EIO
+            what = str(step or "policy routing")
+            if step and step.what == "route" and number == errno.EEXIST:
+                what += " (it holds another default route: -r names the table to use)"
+            raise KernelRefused(what, number, _remedy(number) if step else "") from error
 
     def _rules(self, netlink: Any) -> Iterator["_Rule"]:
         for message in netlink.get_rules(family=self._number):
@@ -161,8 +185,15 @@ class Routes:
         for message in netlink.get_routes(family=self._number):
             if message["flags"] & _CLONED:
                 continue
+            # As `ip route add` makes it too; the kernel would not delete one of another protocol or
+            # scope when told of ours, and what is more than this we could not put back.
             ours = (
                 message["type"] == _LOCAL
+                and message["proto"] == _BOOT
+                and message["scope"] == self._scope
+                and message.get("priority", 0) == self._metric
+                and not message.get("prefsrc")
+                and not message.get("metrics")
                 and message["dst_len"] == 0
                 and message["src_len"] == 0
                 and message.get("oif") == _LOOPBACK_INDEX
@@ -247,8 +278,6 @@ def _has_passthrough_address() -> bool:
 def _remedy(number: int) -> str:
     if number == errno.ENETDOWN:
         return "lo is down: ip link set lo up"
-    if number == errno.EEXIST:
-        return "that routing table holds another default route: choose another table with -r"
     if number in (errno.EACCES, errno.ENODEV, errno.EINVAL):
         return "IPv6 is switched off on lo (sysctl net.ipv6.conf.lo.disable_ipv6): say --no-ipv6"
     return ""

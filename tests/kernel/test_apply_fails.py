@@ -4,29 +4,35 @@ What the kernel is made to say here is said by a Tables whose methods are replac
 process that the program runs in; everything else is real.
 """
 
-import ctypes
 import errno
 import fcntl
 import os
 import re
-import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-# The program imports this one late, where a user without privilege may not be able to read it.
-import proxy_init.kernel.namespace  # noqa: F401
 from pods import ENVIRONMENT, namespace
 from proxy_init.kernel import apply, diagnose
 from proxy_init.kernel.libiptc import Tables
 from proxy_init.kernel.refusal import KernelRefused
 from proxy_init.model import Family, Table
 from tests.foreign import NONE_MADE, counted, plant, surround, tables_made, with_counts
+from tests.obstacles import (
+    NET_ADMIN,
+    NET_RAW,
+    called,
+    held_lock,
+    libc,
+    replace,
+    run_patched,
+    run_with,
+    told,
+)
 from tests.running import BOTH, Result, run_here, run_in, saved, with_rules
 
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
@@ -40,53 +46,12 @@ def fresh() -> Iterator[str]:
         yield name
 
 
-def told(result: Result) -> list[str]:
-    """The errors that a run logged."""
-    lines = [line.split("\t", 2) for line in result.stderr.splitlines()]
-    return [message for _, level, message in lines if level == "error"]
-
-
 def rules(name: str) -> dict[Family, dict[str, str]]:
     """By family and table, what anybody has put into the kernel."""
     return {family: with_rules(saved(name, family)) for family in BOTH}
 
 
 # Privilege.
-
-NET_ADMIN, NET_RAW = 12, 13  # linux/capability.h
-
-
-def run_with(
-    name: str,
-    *flags: str,
-    uid: int,
-    capabilities: int,
-    environ: dict[str, str] | None = None,
-) -> Result:
-    """Run the program in a namespace as some user with a set of capabilities, as bits."""
-
-    def work() -> Result:
-        # A set of our own survives the change of the user (PR_SET_KEEPCAPS, linux/prctl.h) ...
-        _called(libc.prctl, 8, 1, 0, 0, 0)
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-        # ... and is then cut down: man 2 capset, version 3, effective and permitted alike.
-        low, high = capabilities & 0xFFFFFFFF, capabilities >> 32
-        header = struct.pack("Ii", 0x20080522, 0)
-        _called(libc.capset, header, struct.pack("6I", low, low, 0, high, high, 0))
-        return run_here(*flags, environ=environ)
-
-    run_in(name, "--version")  # loads what has to be loaded while we may
-    return namespace.call(name, work, timeout=60)
-
-
-libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _called(function: Callable[..., int], *arguments: object) -> None:
-    if function(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 def test_a_dry_run_takes_no_privilege(fresh: str) -> None:
@@ -140,8 +105,8 @@ def test_who_may_not_read_which_tables_there_are_needs_only_those_of_the_rules(f
         return real(tables, name)
 
     def without_raw() -> None:
-        _replace(Tables, "read", no_raw)
-        _replace(Tables, "instantiated", lambda real, tables: ("raw", "mangle", "nat", "filter"))
+        replace(Tables, "read", no_raw)
+        replace(Tables, "instantiated", lambda real, tables: ("raw", "mangle", "nat", "filter"))
 
     result = run_patched(fresh, without_raw, *ALL, "--no-ipv6")
     assert result.status == 0, result.stderr
@@ -183,7 +148,7 @@ def test_an_owner_that_the_user_namespace_does_not_know_is_named(
 ) -> None:
     def work() -> tuple[Result, str]:
         # linux/sched.h: CLONE_NEWUSER, CLONE_NEWNET; only root is mapped, as in unshare -Urn.
-        _called(libc.unshare, 0x10000000 | 0x40000000)
+        called(libc.unshare, 0x10000000 | 0x40000000)
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text("0 0 1")
         Path("/proc/self/gid_map").write_text("0 0 1")
@@ -207,17 +172,6 @@ def test_an_owner_that_the_user_namespace_does_not_know_is_named(
 
 
 # The lock.
-
-
-@contextmanager
-def held_lock(path: Path) -> Iterator[int]:
-    """The lock file, locked by this process as the iptables programs lock it."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def test_a_held_lock_is_waited_for(fresh: str, tmp_path: Path) -> None:
@@ -283,7 +237,7 @@ def test_the_lock_is_held_while_the_kernel_is_changed_and_no_longer(
         real(tables, name)
 
     environ = {"XTABLES_LOCKFILE": str(lock)}
-    result = run_patched(fresh, lambda: _replace(Tables, "commit", watched), *ALL, environ=environ)
+    result = run_patched(fresh, lambda: replace(Tables, "commit", watched), *ALL, environ=environ)
     assert result.status == (1 if failing else 0)
     assert seen.read_text() == "held\n" * 2  # once a family
     with lock.open() as file:
@@ -300,25 +254,6 @@ def test_somewhere_to_lock_that_is_no_file_does_not_stop_us(fresh: str, tmp_path
 # The kernel, and libxtables.
 
 
-def _replace(owner: object, name: str, replacement: Callable[..., object]) -> None:
-    """Put a function, which gets the real one first, in the place of one."""
-    real = getattr(owner, name)
-    setattr(owner, name, lambda *arguments: replacement(real, *arguments))
-
-
-def run_patched(
-    name: str, patch: Callable[[], None], *flags: str, environ: dict[str, str] | None = None
-) -> Result:
-    """Run the program in a child in which `patch` has been at work."""
-
-    def work() -> Result:
-        patch()
-        return run_here(*flags, environ=environ)
-
-    run_in(name, "--version")
-    return namespace.call(name, work, timeout=60)
-
-
 def refusing(
     number: int, *, table: str = "nat", family: Family | None = None, times: int = sys.maxsize
 ) -> Callable[[], None]:
@@ -332,7 +267,7 @@ def refusing(
             raise KernelRefused(f"table {table}", number)
         real(tables, name)
 
-    return lambda: _replace(Tables, "commit", write)
+    return lambda: replace(Tables, "commit", write)
 
 
 def dying(method: str, *, table: str = "nat", family: Family | None = None) -> Callable[[], None]:
@@ -344,7 +279,7 @@ def dying(method: str, *, table: str = "nat", family: Family | None = None) -> C
             os._exit(1)
         return real(tables, what)
 
-    return lambda: _replace(Tables, method, end)
+    return lambda: replace(Tables, method, end)
 
 
 def prepared(name: str, directory: Path) -> dict[Family, str]:
@@ -374,7 +309,7 @@ def test_a_table_that_another_program_changes_meanwhile_is_read_again(
             )
         real(tables, name)
 
-    result = run_patched(fresh, lambda: _replace(Tables, "commit", meddled), *ALL)
+    result = run_patched(fresh, lambda: replace(Tables, "commit", meddled), *ALL)
 
     assert result.status == 0, result.stderr
     for tables in rules(fresh).values():
@@ -464,7 +399,7 @@ def test_what_could_not_be_taken_back_is_not_passed_over(fresh: str, tmp_path: P
                 raise KernelRefused(f"table {name}", errno.ENOMEM)
             real(tables, name)
 
-        _replace(Tables, "commit", once)
+        replace(Tables, "commit", once)
 
     result = run_patched(fresh, ever_worse, *NEW, "--no-ipv6")
     assert result.status == 1
@@ -478,12 +413,12 @@ def test_what_the_node_lacks_is_named_all_at_once(fresh: str, tmp_path: Path) ->
 
     def poor() -> None:
         refusing(errno.ENOENT)()
-        _replace(
+        replace(
             diagnose,
             "_has_extension",
             lambda real, family, kind, name: name not in ("owner", "REDIRECT"),
         )
-        _replace(diagnose, "_has_table", lambda real, family, name: name != "mangle")
+        replace(diagnose, "_has_table", lambda real, family, name: name != "mangle")
 
     result = run_patched(
         fresh, poor, *ALL, "--drop-invalid", environ={"TERMINATION_LOG": str(words)}

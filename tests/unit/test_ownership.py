@@ -253,9 +253,22 @@ def test_an_interface_named_twice_has_two_twins() -> None:
 
 
 def test_a_return_that_is_wanted_alone_is_ours() -> None:
-    wanted = table(PREROUTING=[arriving("tap0"), INBOUND])
+    wanted = Table("nat", (Chain("PREROUTING", (arriving("tap0"), INBOUND), top=1),))
     present = table(PREROUTING=[arriving("tap0"), arriving("tap1"), INBOUND])
     assert ours_in(present, wanted).placed == {
         "PREROUTING": (Placed(0, arriving("tap0")), Placed(1, INBOUND))
     }
     assert places(present) == {"PREROUTING": [2]}
+
+
+def test_a_foreign_return_is_not_taken_for_one_that_is_wanted_with_its_capture() -> None:
+    capture = Rule((InInterface("tap0"),), Jump("ISTIO_REDIRECT"))
+    wanted = Table("nat", (Chain("PREROUTING", (capture, arriving("tap0"), INBOUND), top=2),))
+    present = table(PREROUTING=[arriving("tap0"), INBOUND])
+    assert ours_in(present, wanted) == ours_in(present)
+
+
+def test_a_return_of_c_that_has_lost_its_twin_cannot_be_told_from_a_foreign_one() -> None:
+    wanted = table(PREROUTING=[arriving("tap0"), INBOUND], OUTPUT=[leaving("tap0"), OUTPUT])
+    present = table(PREROUTING=[arriving("tap0"), INBOUND], OUTPUT=[OUTPUT])
+    assert ours_in(present, wanted) == ours_in(present)

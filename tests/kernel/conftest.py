@@ -1,0 +1,19 @@
+"""What every test that touches the kernel has."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_lock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A lock file of this test process's own: iptables gives up where another holds the lock, and
+    tests that run side by side have nothing to do with each other."""
+    outside = os.environ.get("XTABLES_LOCKFILE")
+    os.environ["XTABLES_LOCKFILE"] = str(tmp_path_factory.mktemp("lock") / "xtables.lock")
+    yield
+    if outside is None:
+        del os.environ["XTABLES_LOCKFILE"]
+    else:
+        os.environ["XTABLES_LOCKFILE"] = outside
