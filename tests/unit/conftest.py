@@ -9,6 +9,7 @@ import proxy_init.reading
 from proxy_init.__main__ import main
 from proxy_init.cli.log import logger
 from proxy_init.flags import FLAGS
+from proxy_init.kernel.workers import Worker
 
 from .fakes import VARIABLES_WITHOUT_A_FLAG
 
@@ -30,6 +31,8 @@ def call(monkeypatch: pytest.MonkeyPatch, last_words: Path) -> Iterator[Call]:
     for name in VARIABLES_WITHOUT_A_FLAG:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERMINATION_LOG", str(last_words))
+    # This is the machine's own network namespace: no unit test may get as far as the kernel.
+    monkeypatch.setattr(Worker, "__init__", _refuse)
 
     def run(*argv: str, **environ: str) -> int:
         for name, value in environ.items():
@@ -40,6 +43,10 @@ def call(monkeypatch: pytest.MonkeyPatch, last_words: Path) -> Iterator[Call]:
     handlers = logger.handlers
     yield run
     logger.handlers = handlers
+
+
+def _refuse(*_: object) -> None:
+    raise AssertionError("a unit test is about to read or write the kernel's rules")
 
 
 @pytest.fixture
