@@ -100,7 +100,7 @@ def test_no_connection_slips_by_or_fails_while_rules_are_replaced(
         answers = _answers_while_flags_change(pod, flags, versions)
     # Thousands of connections, so that every moment of a change is met by some.
     assert len(answers) == 2 * len(versions)
-    assert min(sum(counted.values()) for counted in answers.values()) > 5 * CHANGES
+    assert min(sum(counted.values()) for counted in answers.values()) > CHANGES
     assert {name: set(counted) for name, counted in answers.items()} == {
         name: {"proxy"} for name in answers
     }, answers

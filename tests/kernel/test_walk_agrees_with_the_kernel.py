@@ -170,7 +170,7 @@ def observed(pod: Pod, attempt: Attempt) -> str:
         gid=attempt.gid if out else 0,
         protocol=attempt.protocol,
         interface=None if out else f"to-{attempt.interface}",
-        timeout=1.0,
+        timeout=5.0,
     ).who
 
 
