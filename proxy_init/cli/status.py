@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 
+from ..config import Mode
 from ..kernel.apply import Finding, Orders, apply
 from ..kernel.libiptc import load
 from ..model import Family
@@ -15,6 +16,8 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Print nothing and give 0, or print the difference, kernel against wanted, and give 3."""
     with session(words, environ) as config:
         findings: dict[Family, Finding] = {}
+        if config.mode is Mode.NONE:  # which leaves what it finds
+            return 0
         load()
         # Each table is read as a whole, so there is no need for the lock.
         orders = Orders(config.policy_route, thorough=True, write=False)

@@ -27,6 +27,7 @@ FLAGS = {
     "REDIRECT": ALL,
     "TPROXY": TPROXY,
     "DNS": DNS,
+    "comments": (*TPROXY, "--comments", "--drop-invalid"),
     "interfaces": (*EXCLUDING, "-k", "eth2,eth3"),
     "IPv4": (*ALL[:-1], "--no-ipv6"),
     "1.0": OLD,
@@ -486,3 +487,9 @@ def test_with_the_two_capabilities_it_sees_all(fresh: str, uid: int) -> None:
     for flags, expected in ((TPROXY, 0), (ALL, 3)):
         result = run_with(fresh, "status", *flags, uid=uid, capabilities=capabilities)
         assert result.status == expected, result.stderr
+
+
+def test_mode_none_asks_for_nothing(fresh: str) -> None:
+    assert run_in(fresh, *ALL).status == 0
+    result = run_in(fresh, "status", "-m", "NONE")
+    assert (result.status, result.stdout) == (0, "")
