@@ -1,6 +1,6 @@
-"""From what the kernel holds to what it must hold: a Plan, and carrying it out.
+"""From what a table holds and what it must hold to the one commit that leads there.
 
-Pure but for the functions that are handed a table to work on: `plan` compares values.
+Pure: values in, values out. kernel/apply.py carries it out, in an order that lets nothing slip.
 """
 
 from dataclasses import dataclass, replace
