@@ -13,6 +13,7 @@ from functools import partial
 from itertools import pairwise
 
 from .matches import (
+    GO_ON,
     Comment,
     ConnectionMark,
     Destination,
@@ -28,6 +29,7 @@ from .matches import (
     SaveMark,
     SetMark,
     State,
+    UnknownMatch,
     UnknownTarget,
     Verdict,
 )
@@ -144,7 +146,7 @@ def _returns_for_interfaces(table: Table, own: Mapping[str, Set[int]]) -> Iterat
     The twin of -c stands in the other of PREROUTING and OUTPUT, that of -k is the jump for the
     same interface to ISTIO_REDIRECT. Where foreign rules look the same, ours are those nearest to
     our jumps: -k has its RETURN behind the captures, -c before the jump to ISTIO_INBOUND or
-    ISTIO_OUTPUT.
+    ISTIO_OUTPUT, or before the place where that would go.
     """
     arriving = list(_numbered(_prerouting(table), _return_on_arrival))
     leaving = list(_numbered(table.chain("OUTPUT"), _return_on_departure))
@@ -155,7 +157,7 @@ def _returns_for_interfaces(table: Table, own: Mapping[str, Set[int]]) -> Iterat
     twins = Counter(name for _, name in arriving) & Counter(name for _, name in leaving)
     for chain, returns in (("PREROUTING", arriving), ("OUTPUT", leaving)):
         jumps = own[chain] - captures.keys() if chain == "PREROUTING" else own[chain]
-        jump = min(jumps, default=sum(1 for _ in _rules(table, chain)))
+        jump = min(jumps, default=in_sight(_rules(table, chain), table.name))
         left = Counter(twins)
         for number, name in sorted(returns, key=partial(_distance, jump)):
             if left[name]:
@@ -167,6 +169,18 @@ def _distance(jump: int, numbered: tuple[int, str]) -> tuple[bool, int]:
     """How far a rule is from the jump; any before it is nearer than any behind it."""
     number, _ = numbered
     return number > jump, abs(number - jump)
+
+
+def in_sight(rules: Sequence[Rule], table: str) -> int:
+    """How many rules of a built-in chain a packet can pass that our rules in this table are for:
+    as many as stand above the first that takes all of its protocol."""
+    protocol = "udp" if table == "raw" else "tcp"
+    passed_by_all = (Protocol(protocol), UnknownMatch(protocol, ()))
+    for number, rule in enumerate(rules):
+        ends = rule.target.name not in GO_ON and not isinstance(rule.target, Jump)
+        if ends and all(match in passed_by_all for match in _without_comment(rule)):
+            return number
+    return len(rules)
 
 
 def _behind_captures(

@@ -5,9 +5,9 @@ Pure: values in, values out. kernel/apply.py carries it out, in an order that le
 
 from dataclasses import dataclass, replace
 
-from .matches import GO_ON, Comment, Jump, Protocol, UnknownMatch
+from .matches import RETURN
 from .model import BUILT_IN, Chain, Rule, Table
-from .ownership import Ours, Placed, numbers_of_ours, ours_in
+from .ownership import Ours, Placed, in_sight, numbers_of_ours, ours_in
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,6 @@ def arrange(wanted: Table, present: Table) -> Ours:
     that they are for.
     """
     placed: dict[str, tuple[Placed, ...]] = {}
-    protocol = "udp" if wanted.name == "raw" else "tcp"
     numbers = numbers_of_ours(present, wanted)
     here = ours_in(present, wanted).placed
     for chain in wanted.chains:
@@ -64,8 +63,7 @@ def arrange(wanted: Table, present: Table) -> Ours:
         foreign = [rule for number, rule in rules if number not in own]
         top = tuple(Placed(0, rule) for rule in chain.rules[: chain.top])
         rest = chain.rules[chain.top :]
-        blind = next((n for n, rule in enumerate(foreign) if _takes_all(rule, protocol)), None)
-        lowest = len(foreign) if blind is None else blind
+        lowest = in_sight(foreign, wanted.name)
         placed[chain.name] = top + _in_place(rest, here.get(chain.name, ()), lowest)
     chains = {
         chain.name: chain.rules
@@ -76,23 +74,17 @@ def arrange(wanted: Table, present: Table) -> Ours:
 
 
 def _in_place(rules: tuple[Rule, ...], here: tuple[Placed, ...], lowest: int) -> tuple[Placed, ...]:
-    """The rules where they stand already, else where ours begin, or at `lowest`."""
+    """The rules where they stand already, else where ours begin, or at `lowest`.
+
+    Where nothing but RETURNs are wanted, `ownership` looks for them at `lowest`.
+    """
     already = here[len(here) - len(rules) :]
-    in_sight = all(placed.behind <= lowest for placed in already)
-    if in_sight and tuple(placed.rule for placed in already) == rules:
+    reached = all(placed.behind <= lowest for placed in already)
+    if reached and tuple(placed.rule for placed in already) == rules:
         return already
-    behind = min(here[-1].behind, lowest) if here else lowest
+    anchored = bool(here) and any(rule.target != RETURN for rule in rules)
+    behind = min(here[-1].behind, lowest) if anchored else lowest
     return tuple(Placed(behind, rule) for rule in rules)
-
-
-def _takes_all(rule: Rule, protocol: str) -> bool:
-    """Whether no packet of the protocol that our rules are for gets past a rule of a built-in
-    chain."""
-    passed_by_all = (Protocol(protocol), UnknownMatch(protocol, ()))
-    ends = rule.target.name not in GO_ON and not isinstance(rule.target, Jump)
-    return ends and all(
-        match in passed_by_all or isinstance(match, Comment) for match in rule.matches
-    )
 
 
 def edit(

@@ -250,6 +250,16 @@ def test_a_foreign_return_that_came_after_ours_changes_nothing() -> None:
         assert cleaned(after) == cleaned(present)
 
 
+@pytest.mark.parametrize("last", [[], [Rule((TCP,), DROP, FOREIGN)]], ids=["", "and a DROP"])
+def test_a_foreign_return_like_ours_stays_where_no_jump_tells_them_apart(last: list[Rule]) -> None:
+    lookalike = Rule((InInterface("eth1"),), RETURN, FOREIGN)
+    present = built_in(PREROUTING=[foreign(), lookalike, foreign(TCP), *last])
+    only_k = applied(wanted_by("-k", "tap0", "-i", "*"), present)
+    both = applied(wanted_by("-k", "tap0", "-i", "*", "-c", "eth1"), only_k)
+    assert only(both, are_foreign=True) == only(present, are_foreign=True)
+    assert cleaned(both) == present
+
+
 @pytest.mark.parametrize("name", ["mangle", "filter", "raw"])
 def test_what_is_left_in_a_table_that_is_not_wanted_is_taken_out(name: str) -> None:
     chains = built_in(name, OUTPUT=[foreign(), Rule((), Jump("ISTIO_OLD"))]).chains
