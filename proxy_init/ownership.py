@@ -157,7 +157,9 @@ def _returns_for_interfaces(table: Table, own: Mapping[str, Set[int]]) -> Iterat
     twins = Counter(name for _, name in arriving) & Counter(name for _, name in leaving)
     for chain, returns in (("PREROUTING", arriving), ("OUTPUT", leaving)):
         jumps = own[chain] - captures.keys() if chain == "PREROUTING" else own[chain]
-        jump = min(jumps, default=in_sight(_rules(table, chain), table.name))
+        # A RETURN of -k for every interface is not what hides the place.
+        hidden = behind_captures if chain == "PREROUTING" else set[int]()
+        jump = min(jumps, default=in_sight(_rules(table, chain), table.name, hidden))
         left = Counter(twins)
         for number, name in sorted(returns, key=partial(_distance, jump)):
             if left[name]:
@@ -171,14 +173,15 @@ def _distance(jump: int, numbered: tuple[int, str]) -> tuple[bool, int]:
     return number > jump, abs(number - jump)
 
 
-def in_sight(rules: Sequence[Rule], table: str) -> int:
+def in_sight(rules: Sequence[Rule], table: str, hidden: Set[int] = frozenset()) -> int:
     """How many rules of a built-in chain a packet can pass that our rules in this table are for:
-    as many as stand above the first that takes all of its protocol."""
+    as many as stand above the first, but for `hidden` ones, that takes all of its protocol."""
     protocol = "udp" if table == "raw" else "tcp"
-    passed_by_all = (Protocol(protocol), UnknownMatch(protocol, ()))
+    passed_by_all = {Protocol(protocol), UnknownMatch(protocol, ())}
     for number, rule in enumerate(rules):
         ends = rule.target.name not in GO_ON and not isinstance(rule.target, Jump)
-        if ends and all(match in passed_by_all for match in _without_comment(rule)):
+        asked = set(_without_comment(rule)) - passed_by_all
+        if ends and not asked and number not in hidden:
             return number
     return len(rules)
 
