@@ -7,7 +7,7 @@ Sources: Documentation/networking/nf_conntrack-sysctl.rst and net/netfilter/nf_n
 net/netfilter/xt_TPROXY.c, net/netfilter/xt_socket.c, net/ipv4/netfilter.c (ip_route_me_harder).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
@@ -74,6 +74,8 @@ class Packet:
     gid: int = 1000
     mark: int = 0
     state: str = "NEW"
+    connection_mark: int = 0
+    """The mark that connection tracking keeps for its connection."""
 
     @property
     def family(self) -> Family:
@@ -88,6 +90,13 @@ class Scene:
     tables: Mapping[str, Table]
     pod_addresses: frozenset[Address]
     policy_route: PolicyRoute | None = None
+
+    def rules(self) -> Iterator[tuple[tuple[str, str, int], Rule]]:
+        """Every rule behind its place: table, chain and number from 1."""
+        for table in self.tables.values():
+            for chain in table.chains:
+                for number, rule in enumerate(chain.rules, start=1):
+                    yield (table.name, chain.name, number), rule
 
     def is_local(self, address: Address) -> bool:
         """Whether the pod itself has the address."""
@@ -108,9 +117,10 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A rule that was reached. `matched` is None where it asks something that is not known here."""
+    """A rule that was reached, and the packet as it was then. `matched` is None where the rule asks
+    something that is not known here."""
 
-    family: Family
+    packet: Packet
     hook: str
     table: str
     chain: str
@@ -173,7 +183,6 @@ class _Walker:
         self.assumed = assumed
         self.first = first
         self.hook = "OUTPUT" if packet.direction is Direction.OUT else "PREROUTING"
-        self.connection_mark = 0
         self.nat_done = packet.state in ("ESTABLISHED", "INVALID")
         self.captured: tuple[str, int] | None = None
         self.dropped = False
@@ -239,9 +248,7 @@ class _Walker:
         for number, rule in enumerate(chain.rules if chain else (), start=1):
             matched = self._matches(rule)
             self.path.append(
-                Visit(
-                    self.packet.family, self.hook, table.name, name, number, rule, matched, rule.why
-                )
+                Visit(self.packet, self.hook, table.name, name, number, rule, matched, rule.why)
             )
             if matched or (matched is None and rule in self.assumed):
                 stop = self._target(table, rule)
@@ -274,9 +281,9 @@ class _Walker:
             case SetMark(value):
                 self.packet = replace(self.packet, mark=value)
             case SaveMark():
-                self.connection_mark = self.packet.mark
+                self.packet = replace(self.packet, connection_mark=self.packet.mark)
             case RestoreMark():
-                self.packet = replace(self.packet, mark=self.connection_mark)
+                self.packet = replace(self.packet, mark=self.packet.connection_mark)
             case ConntrackZone():
                 pass
             case UnknownTarget():
@@ -303,50 +310,54 @@ class _Walker:
 
     def _matches(self, rule: Rule) -> bool | None:
         """Whether a rule matches; None if all that is known of it does, but something is not."""
-        answers = [self._match(match) for match in rule.matches]
-        if False in answers:
-            return False
-        return None if None in answers else True
+        known: bool | None = True
+        for match in rule.matches:
+            holds = asks_for(match, self.packet, self.hook)
+            if holds is False:
+                return False
+            known = known if holds else None
+        return known
 
-    def _match(self, match: Match) -> bool | None:
-        packet = self.packet
-        sends = self.hook == "OUTPUT"
-        match match:
-            case Source(network, negated):
-                return (packet.source in network) != negated
-            case Destination(network, negated):
-                return (packet.destination in network) != negated
-            case InInterface(name, negated):
-                return (not sends and is_named(packet.interface, name)) != negated
-            case OutInterface(name, negated):
-                return (sends and is_named(packet.interface, name)) != negated
-            case Protocol(name, negated):
-                return (packet.protocol == name) != negated
-            case DestinationPort(name, port, negated):
-                return packet.protocol == name and (packet.destination_port == port) != negated
-            case SourcePort(name, port, negated):
-                return packet.protocol == name and (packet.source_port == port) != negated
-            case DestinationPorts(ports, negated):
-                return (packet.destination_port in ports) != negated
-            case OwnerUid(uid, negated):
-                return sends and (packet.uid == uid) != negated
-            case OwnerGid(gid, negated):
-                return sends and (packet.gid == gid) != negated
-            case Mark(value, negated):
-                return (packet.mark == value) != negated
-            case ConnectionMark(value, negated):
-                return (self.connection_mark == value) != negated
-            case Socket():
-                # A listener on any address does not count, an established connection does.
-                return packet.state == "ESTABLISHED"
-            case State(states) | ConntrackState(states):
-                return packet.state in states
-            case Comment():
-                return True
-            case UnknownMatch():
-                return None
-            case _:
-                assert_never(match)
+
+def asks_for(match: Match, packet: Packet, hook: str) -> bool | None:
+    """Whether a packet at this hook is what a match asks for; None if that is not known here."""
+    sends = hook == "OUTPUT"
+    match match:
+        case Source(network, negated):
+            return (packet.source in network) != negated
+        case Destination(network, negated):
+            return (packet.destination in network) != negated
+        case InInterface(name, negated):
+            return (not sends and is_named(packet.interface, name)) != negated
+        case OutInterface(name, negated):
+            return (sends and is_named(packet.interface, name)) != negated
+        case Protocol(name, negated):
+            return (packet.protocol == name) != negated
+        case DestinationPort(name, port, negated):
+            return packet.protocol == name and (packet.destination_port == port) != negated
+        case SourcePort(name, port, negated):
+            return packet.protocol == name and (packet.source_port == port) != negated
+        case DestinationPorts(ports, negated):
+            return (packet.destination_port in ports) != negated
+        case OwnerUid(uid, negated):
+            return sends and (packet.uid == uid) != negated
+        case OwnerGid(gid, negated):
+            return sends and (packet.gid == gid) != negated
+        case Mark(value, negated):
+            return (packet.mark == value) != negated
+        case ConnectionMark(value, negated):
+            return (packet.connection_mark == value) != negated
+        case Socket():
+            # A listener on any address does not count, an established connection does.
+            return packet.state == "ESTABLISHED"
+        case State(states) | ConntrackState(states):
+            return packet.state in states
+        case Comment():
+            return True
+        case UnknownMatch():
+            return None
+        case _:
+            assert_never(match)
 
 
 def is_named(interface: str, name: str) -> bool:
@@ -356,7 +367,9 @@ def is_named(interface: str, name: str) -> bool:
 
 def sentence(packet: Packet, result: Walk) -> str:
     """The verdict in one sentence."""
-    goes = f"{packet.protocol.upper()} to {_endpoint(packet.destination, packet.destination_port)}"
+    goes = (
+        f"{packet.protocol.upper()} to {endpoint_text(packet.destination, packet.destination_port)}"
+    )
     who = f" from uid {packet.uid}, gid {packet.gid}" if packet.direction is Direction.OUT else ""
     decided = result.decided_by
     because = f": {decided.why}" if decided and decided.why else ""
@@ -368,5 +381,6 @@ def sentence(packet: Packet, result: Walk) -> str:
     return f"Direct: {goes}{who} is not captured{because or ': no rule captures it'}."
 
 
-def _endpoint(address: Address, port: int) -> str:
+def endpoint_text(address: Address, port: int) -> str:
+    """An address and a port, an IPv6 address in brackets."""
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"

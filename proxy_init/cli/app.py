@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from ..flags import FLAGS, Flag, Takes, split
-from . import apply, counters, explain, graph, status
+from . import apply, counters, explain, graph, prove, status
 
 Run = Callable[[Sequence[str], Mapping[str, str]], int]
 
@@ -44,6 +44,11 @@ COMMANDS: Mapping[str, Command] = {
     "graph": Command(graph.run, "Draw the chains.", graph.OPTIONS),
     "counters": Command(
         counters.run, "Live packet counts, beside each rule's reason.", counters.OPTIONS
+    ),
+    "prove": Command(
+        prove.run,
+        "Show for all packets, not for samples, that the rules keep their promises.",
+        prove.OPTIONS,
     ),
 }
 

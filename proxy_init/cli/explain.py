@@ -4,18 +4,17 @@ import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
 from .. import values
 from ..config import Config
 from ..errors import BadCall, Mistake
-from ..explain import Address, Direction, Packet, Scene, Visit, Walk, alternatives, sentence, walk
-from ..flags import Flag, Takes
+from ..explain import Address, Direction, Packet, Visit, Walk, alternatives, sentence, walk
+from ..flags import Flag
 from ..kernel.host import addresses, is_global
-from ..model import Rule, Ruleset
 from ..text import rule_text
+from .scenes import LIVE, scene_of
 from .session import print_text, session, wanted_rulesets
 
 WIDTH = 80
@@ -74,8 +73,7 @@ OPTIONS: tuple[Flag, ...] = (
     Flag("mark", "--mark", "", "0", "MARK", "Its fwmark.", check=values.any_mark),
     Flag("state", "--state", "", "NEW", "STATE", "NEW, ESTABLISHED, RELATED or INVALID.",
          check=_among("NEW", "ESTABLISHED", "RELATED", "INVALID")),
-    Flag("live", "--live", "", "off", "",
-         "Walk the rules that are in the kernel, not those that the flags ask for.", Takes.SWITCH),
+    LIVE,
 )
 # fmt: on
 _CHECKS = {flag.name: flag.check for flag in OPTIONS}
@@ -86,7 +84,7 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     with session(words, environ, OPTIONS) as config:
         packet, own = _packet(config)
         wanted = next(r for r in wanted_rulesets(config) if r.family is packet.family)
-        scene = _live(wanted, own) if _given(config, "live", False) else _wanted(wanted, own)
+        scene = scene_of(wanted, own, live=_given(config, "live", False))
         result = walk(scene, packet)
         others = alternatives(scene, packet)
         as_text = _json if config.output == "json" else _text
@@ -147,42 +145,6 @@ def _usual_sender(
     return mine[0] if mine else ip_address(POD[destination.version])
 
 
-def _wanted(ruleset: Ruleset, own: frozenset[Address]) -> Scene:
-    tables = {table.name: table for table in ruleset.tables}
-    return Scene(tables, own, ruleset.routing.policy_route)
-
-
-def _live(ruleset: Ruleset, own: frozenset[Address]) -> Scene:
-    """The kernel's rules; those that the flags ask for too have their reasons."""
-    from ..kernel.present import present
-
-    found = present([ruleset.family])[ruleset.family]
-    reasons = {
-        (table.name, chain.name, rule): rule.why
-        for table in ruleset.tables
-        for chain in table.chains
-        for rule in chain.rules
-    }
-
-    def with_reason(table: str, chain: str, rule: Rule) -> Rule:
-        return Rule(rule.matches, rule.target, reasons.get((table, chain, rule), ""))
-
-    tables = {
-        table.name: replace(
-            table,
-            chains=tuple(
-                replace(
-                    chain,
-                    rules=tuple(with_reason(table.name, chain.name, rule) for rule in chain.rules),
-                )
-                for chain in table.chains
-            ),
-        )
-        for table in found.tables
-    }
-    return Scene(tables, own, next(iter(found.policy_routes), None))
-
-
 def _text(packet: Packet, result: Walk, others: Sequence[tuple[Visit, Walk]]) -> str:
     lines = textwrap.wrap(sentence(packet, result), WIDTH)
     for visit, other in others:
@@ -224,7 +186,7 @@ def _json(packet: Packet, result: Walk, others: Sequence[tuple[Visit, Walk]]) ->
 
 def _visit_fields(visit: Visit) -> dict[str, object]:
     return {
-        "family": visit.family.title,
+        "family": visit.packet.family.title,
         "hook": visit.hook,
         "table": visit.table,
         "chain": visit.chain,

@@ -1,6 +1,5 @@
 """The counts of live rules: read as iptables reads them, raised by traffic, watched, as JSON."""
 
-import json
 import re
 import select
 import signal
@@ -8,18 +7,16 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
 
 from pods import ENVIRONMENT, Pod, connect, make_pod, namespace
 from proxy_init.model import Family
 from tests.foreign import NONE_MADE, counted, load, plant, program, run, tables_made, with_counts
 from tests.running import BOTH, Result, fresh_namespace, run_in
+from tests.schemas import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
@@ -40,18 +37,9 @@ def pod() -> Iterator[Pod]:
         yield pod
 
 
-@cache
-def schema() -> Draft202012Validator:
-    text = files("proxy_init").joinpath("schemas/counters.json").read_text()
-    Draft202012Validator.check_schema(json.loads(text))
-    return Draft202012Validator(json.loads(text))
-
-
 def checked(text: str) -> list[dict[str, Any]]:
     """The rules of one object, which must be as the schema says."""
-    value = json.loads(text)
-    schema().validate(value)
-    rules: list[dict[str, Any]] = value["rules"]
+    rules: list[dict[str, Any]] = read_json("counters", text)["rules"]
     return rules
 
 

@@ -1,10 +1,10 @@
 """`explain --live`: the rules in the kernel, foreign ones included."""
 
-import json
 from typing import Any
 
 from pods import ENVIRONMENT, connect, listener, make_pod
 from tests.running import run_in
+from tests.schemas import read_json
 
 FLAGS = ("-p", "15001", "-u", "1337", "-i", "*", "-b", "*", "--log-level", "error")
 
@@ -13,7 +13,7 @@ def explained(name: str, *options: str) -> dict[str, Any]:
     """What the command says of a packet."""
     result = run_in(name, "explain", *FLAGS, "-O", "json", *options)
     assert result.status == 0, result.stderr
-    found: dict[str, Any] = json.loads(result.stdout)
+    found: dict[str, Any] = read_json("explain", result.stdout)
     return found
 
 

@@ -3,7 +3,6 @@
 What is done to our rules here is done by iptables and iproute2, and looked at with them.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -14,6 +13,7 @@ from proxy_init.model import Family
 from tests.foreign import NONE_MADE, program, run, tables_made, whole, without_priorities
 from tests.obstacles import NET_ADMIN, NET_RAW, run_with, told
 from tests.running import BOTH, Result, by_table, fresh_namespace, restored, run_in, saved
+from tests.schemas import read_json
 
 ALL = (
     *("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "-d", "9090,9091"),
@@ -73,12 +73,12 @@ def difference(name: str, *flags: str) -> list[str]:
     assert text.status == 3, text.stderr
     as_json = run_in(name, "status", *flags, "-O", "json")
     assert as_json.status == 3
-    told = json.loads(as_json.stdout)
-    assert told["in_place"] is False
-    assert [family["in_place"] for family in told["families"].values()] == (
-        [not family["diff"] for family in told["families"].values()]
+    found = read_json("status", as_json.stdout)
+    assert found["in_place"] is False
+    assert [family["in_place"] for family in found["families"].values()] == (
+        [not family["diff"] for family in found["families"].values()]
     )
-    lines = [line for family in told["families"].values() for line in family["diff"]]
+    lines = [line for family in found["families"].values() for line in family["diff"]]
     assert lines == text.stdout.splitlines()
     return changed(lines)
 
@@ -92,7 +92,7 @@ def in_place(name: str, *flags: str) -> bool:
     return (
         (text.status, text.stdout, text.stderr) == (0, "", "")
         and (as_json.status, as_json.stderr) == (0, "")
-        and json.loads(as_json.stdout) == nothing
+        and read_json("status", as_json.stdout) == nothing
     )
 
 

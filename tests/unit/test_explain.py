@@ -1,6 +1,5 @@
 """The packet walk, without a kernel: its agreement with one is shown in tests/kernel."""
 
-import json
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -19,6 +18,7 @@ from proxy_init.explain import (
 from proxy_init.matches import ACCEPT, Jump, Option, UnknownMatch, UnknownTarget
 from proxy_init.model import Chain, Family, Rule, Table
 from proxy_init.rulesets import build
+from tests.schemas import read_json
 from tests.unit.conftest import Call
 from tests.unit.fakes import settled
 
@@ -157,7 +157,7 @@ def test_the_command_prints_the_verdict_first_then_the_path(call: Call, capsys: 
 def test_the_command_prints_json(call: Call, capsys: Captured) -> None:
     flags = ("--to", "[2001:db8:ffff::7]:443", "--uid", "1337", "-O", "json")
     assert call("explain", *USUAL, *flags) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = read_json("explain", capsys.readouterr().out)
     assert (found["verdict"], found["by"], found["port"]) == ("direct", None, None)
     assert set(found["path"][0]) == {
         *("family", "hook", "table", "chain", "number", "rule", "matched", "why")

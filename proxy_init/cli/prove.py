@@ -1,0 +1,262 @@
+"""`prove`: do these rules keep their promises, for all packets?"""
+
+import json
+import shlex
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, TypeVar
+
+from .. import values
+from ..config import Config, settle
+from ..errors import BadCall, Mistake
+from ..explain import Direction, Scene, Walk, endpoint_text, sentence
+from ..flags import Flag, split
+from ..kernel.host import Host, global_addresses
+from ..model import Family, Rule
+from ..promises import known_weakness
+from ..prove import Counterexample, Difference, Proof, compare, prove
+from ..reading import read_config
+from ..text import rule_text
+from ..trials import POD, STRANGER, Trial
+from .scenes import LIVE, scene_of
+from .session import print_text, session, wanted_rulesets
+
+WIDTH = 80
+BROKEN = 3
+
+OPTIONS = (
+    LIVE,
+    Flag(
+        "against",
+        "--against",
+        "",
+        "",
+        "FLAGS",
+        "Show instead which packets these other flags treat differently.",
+    ),
+)
+
+_Found = TypeVar("_Found")
+
+
+def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Print what was shown, and give 0; or counterexamples, or differences, and give 3."""
+    with session(words, environ, OPTIONS) as config:
+        live = "live" in config.own and values.switch(config.own["live"].text)
+        scenes = _scenes(config, live)
+        again = _Again((*_flags(words), *(["--live"] if live else [])))
+        if "against" in config.own:
+            other_words = _other_words(config.own["against"].text)
+            other = _other_config(other_words, environ)
+            classes, differences = compare([config, other], scenes, _scenes(other, live=False))
+            against = _Again(tuple(_flags(other_words)))
+            found = _differences(classes, differences, again, against)
+            status = BROKEN if differences else 0
+        else:
+            proof = prove(config, scenes)
+            found = _proof(config, proof, again)
+            status = BROKEN if proof.counterexamples else 0
+        print_text(json.dumps(found, indent=2) + "\n" if config.output == "json" else _text(found))
+    return status
+
+
+def _scenes(config: Config, live: bool) -> Mapping[Family, Scene]:
+    return {r.family: scene_of(r, frozenset(), live) for r in wanted_rulesets(config)}
+
+
+def _other_config(words: Sequence[str], environ: Mapping[str, str]) -> Config:
+    try:
+        return settle(read_config(words, environ, Host()), global_addresses())
+    except BadCall as wrong:
+        where = (replace(m, source=f"--against: {m.source}") for m in wrong.mistakes)
+        raise BadCall([*where]) from wrong
+
+
+def _other_words(text: str) -> list[str]:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        expected = f"expected flags as in a shell: {error}"
+        raise BadCall([Mistake("--against", text, expected)]) from error
+    return words[1:] if words[:1] == ["istio-iptables"] else words
+
+
+def _flags(words: Sequence[str]) -> list[str]:
+    """The call's flags, without this command's own and those that say how to print."""
+    own = {*(flag.name for flag in OPTIONS), "output"}
+    found = []
+    for name, given in split(words, OPTIONS).given.items():
+        if name in own or not given.text:
+            continue
+        if given.source.startswith("--") or given.text in ("true", "false"):
+            found.append(f"{given.source}={given.text}")
+        else:
+            found += [given.source, given.text]
+    return found
+
+
+@dataclass(frozen=True)
+class _Again:
+    """The call of `explain` with the same flags."""
+
+    flags: tuple[str, ...]
+
+    def __call__(self, trial: Trial) -> str:
+        """The call that shows the way of this packet."""
+        packet, pod = trial.packet, trial.packet.destination
+        if not trial.journey.local:
+            pod = next(a[packet.family] for a in (POD, STRANGER) if a[packet.family] != pod)
+        options = {
+            "--to": endpoint_text(packet.destination, packet.destination_port),
+            "--from": endpoint_text(packet.source, packet.source_port),
+            "--pod-address": str(pod),
+            "--interface": packet.interface,
+        }
+        if packet.direction is Direction.IN:
+            options["--direction"] = "in"
+        else:
+            options |= {"--uid": str(packet.uid), "--gid": str(packet.gid)}
+        if packet.protocol != "tcp":
+            options["--protocol"] = packet.protocol
+        if packet.mark:
+            options["--mark"] = str(packet.mark)
+        if packet.state != "NEW":
+            options["--state"] = packet.state
+        words = chain.from_iterable(options.items())
+        return shlex.join(["proxy-init", "explain", *self.flags, *words])
+
+
+def _groups(
+    found: Iterable[_Found], sort: Callable[[_Found], Hashable]
+) -> list[tuple[_Found, int]]:
+    """The first of each sort, and how many there are of it."""
+    first: dict[Hashable, _Found] = {}
+    times: Counter[Hashable] = Counter()
+    for each in found:
+        first.setdefault(sort(each), each)
+        times[sort(each)] += 1
+    return [(each, times[key]) for key, each in first.items()]
+
+
+def _proof(config: Config, proof: Proof, again: _Again) -> dict[str, Any]:
+    """What prove says, as JSON has it."""
+
+    def weakness(each: Counterexample) -> str | None:
+        return known_weakness(config, each.trial.journey, each.trial.packet)
+
+    def sort(each: Counterexample) -> Hashable:
+        return each.promise, each.trial.journey, _decisive(each.walk), weakness(each)
+
+    return {
+        "holds": not proof.counterexamples,
+        "classes": proof.classes,
+        "counterexamples": [
+            {
+                "promise": each.promise.sentence,
+                "known_weakness": weakness(each),
+                "classes": times,
+                **_verdict(each.trial, each.walk),
+                "explain": again(each.trial),
+            }
+            for each, times in _groups(proof.counterexamples, sort)
+        ],
+        "unreached": [
+            {
+                "family": each.family.title,
+                "table": each.table,
+                "chain": each.chain,
+                "number": each.number,
+                "rule": f"-A {each.chain}{rule_text(each.rule)}",
+                "why": each.rule.why,
+                "taken_by": each.by.why if each.by else None,
+                "explain": again(each.taken) if each.taken else None,
+            }
+            for each in proof.unreached
+        ],
+    }
+
+
+def _differences(
+    classes: int, differences: Iterable[Difference], again: _Again, against: _Again
+) -> dict[str, Any]:
+    """What prove --against says, as JSON has it."""
+
+    def sort(each: Difference) -> Hashable:
+        return each.trial.journey, *((w.verdict, _decisive(w)) for w in (each.ours, each.theirs))
+
+    return {
+        "classes": classes,
+        "differences": [
+            {
+                "classes": times,
+                "these": {**_verdict(each.trial, each.ours), "explain": again(each.trial)},
+                "those": {**_verdict(each.trial, each.theirs), "explain": against(each.trial)},
+            }
+            for each, times in _groups(differences, sort)
+        ],
+    }
+
+
+def _decisive(found: Walk) -> Rule | None:
+    return found.decided_by.rule if found.decided_by else None
+
+
+def _verdict(trial: Trial, found: Walk) -> dict[str, Any]:
+    return {
+        "verdict": found.outcome.value,
+        "by": found.by,
+        "port": found.port,
+        "sentence": sentence(trial.packet, found),
+    }
+
+
+def _text(found: Mapping[str, Any]) -> str:
+    lines = _difference_lines(found) if "differences" in found else _proof_lines(found)
+    return "\n".join(lines) + "\n"
+
+
+def _proof_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    tried = f"{found['classes']} classes of packets, one of each tried"
+    if found["holds"]:
+        yield f"Every promise holds for all packets ({tried})."
+    else:
+        yield f"Not every promise holds for all packets ({tried})."
+    for each in found["counterexamples"]:
+        yield ""
+        yield from _wrapped(f"Broken for {each['classes']} of them: {each['promise']}.")
+        yield from _wrapped(each["sentence"])
+        if each["known_weakness"]:
+            yield from _wrapped(f"A known weakness: {each['known_weakness']}.")
+        yield f"  {each['explain']}"
+    if found["unreached"]:
+        yield from ("", "No packet matches these rules where they stand:")
+    for each in found["unreached"]:
+        place = f"{each['family']} {each['table']} {each['chain']} {each['number']}:"
+        rule = each["rule"].removeprefix(f"-A {each['chain']} ")
+        yield from _wrapped(f"{place} {rule}")
+        if each["taken_by"]:
+            yield from _wrapped(f"  Its packets match a rule before it: {each['taken_by']}.")
+        if each["explain"]:
+            yield f"  {each['explain']}"
+        else:
+            yield "  No packet that it asks for comes to its chain."
+
+
+def _difference_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    different = sum(each["classes"] for each in found["differences"])
+    count = f"{different} of {found['classes']} classes of packets"
+    yield f"These flags and those treat {count if different else 'all packets alike'}" + (
+        " differently." if different else f" ({found['classes']} classes, one of each tried)."
+    )
+    for each in found["differences"]:
+        yield ""
+        for side in ("these", "those"):
+            yield from _wrapped(f"{side.title()}: {each[side]['sentence']}")
+            yield f"  {each[side]['explain']}"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
