@@ -88,11 +88,13 @@ def with_rules(tables: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in tables.items() if not empty.fullmatch(text)}
 
 
-def restored(name: str, family: Family, text: str) -> subprocess.CompletedProcess[str]:
+def restored(
+    name: str, family: Family, text: str, *options: str
+) -> subprocess.CompletedProcess[str]:
     """Feed text to iptables-legacy-restore in a network namespace."""
     program = f"ip{'6' if family is Family.V6 else ''}tables-legacy-restore"
     return subprocess.run(
-        ["ip", "netns", "exec", name, program],
+        ["ip", "netns", "exec", name, program, *options],
         input=text,
         capture_output=True,
         text=True,
