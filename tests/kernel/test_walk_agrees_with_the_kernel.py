@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from pods import TIMEOUT, Pod, connect, listener, make_pod, namespace
+from pods import TIMEOUT, UNREACHABLE, Pod, connect, listener, make_pod, namespace
 from proxy_init.cli.scenes import scene_of
 from proxy_init.config import settle
 from proxy_init.explain import Address, Direction, Outcome, Packet, Scene, Walk, alternatives, walk
@@ -169,7 +169,7 @@ def predicted(attempt: Attempt, found: Walk) -> str:
 def observed(pod: Pod, attempt: Attempt, *, silent: bool = False) -> str:
     """Who answers. Where it should be nobody, there is no need to wait long."""
     out = attempt.direction is Direction.OUT
-    return connect(
+    who = connect(
         pod.namespace if out else pod.outside,
         attempt.to,
         attempt.port,
@@ -179,6 +179,8 @@ def observed(pod: Pod, attempt: Attempt, *, silent: bool = False) -> str:
         interface=None if out else f"to-{attempt.interface}",
         timeout=0.3 if silent else 5.0,
     ).who
+    # Of a datagram dropped in OUTPUT the sender is told.
+    return TIMEOUT if who == UNREACHABLE else who
 
 
 def empty_tables(pod: Pod) -> None:
