@@ -1,57 +1,40 @@
-"""The entry point: `proxy-init`, and `python -m proxy_init`."""
+"""The entry point: `proxy-init`, `python -m proxy_init`, and this file itself.
 
+A pod's start waits for us, so the image leaves out what the interpreter does for others at its
+start: `python3 -I -S …/proxy_init/__main__.py`.
+"""
+
+import gc
 import os
 import sys
-import traceback
 
-from . import __version__
-from .cli import apply
-from .cli.termination import leave_last_words
-from .errors import BadCall, ProxyInitError
-from .flags import split
+if not __package__:  # run as a file: with -I and -S, nothing puts our place on the path
+    sys.path.insert(0, __file__.rpartition("/proxy_init/")[0])
+
+from proxy_init.cli.main import main
 
 
-def main() -> int:
-    """Run one command line and give the exit status."""
-    words = sys.argv[1:]
-    if words[:1] == ["istio-iptables"]:  # how manifests of today's sidecar image begin
-        del words[0]
+def start() -> None:
+    """Run the command line of this process, and end the process with its exit status."""
+    gc.disable()  # a run is too short for it to pay
+    _open_what_is_closed()
+    status = main()
     try:
-        return _run(words)
-    except ProxyInitError as error:
-        if isinstance(error, BadCall):
-            for line in str(error).splitlines():
-                print(f"proxy-init: {line}", file=sys.stderr)
-        leave_last_words(str(error), os.environ)
-        return error.exit_status
-    except KeyboardInterrupt:
-        return 130
-    except Exception as bug:
-        traceback.print_exc()
-        # Of one in a worker, the last line says what it was there.
-        what = "".join(traceback.format_exception_only(bug)).strip().splitlines()[-1]
-        line = f"this is a bug in proxy-init, please report it: {what}"
-        print(f"proxy-init: {line}", file=sys.stderr)
-        leave_last_words(line, os.environ)
-        return 1
+        sys.stdout.flush()
+    except OSError:
+        status = status or 1
+    # Not sys.exit: nothing is left to clear up, and taking the interpreter apart takes 5 ms.
+    os._exit(status)
 
 
-def _run(words: list[str]) -> int:
-    given = split(words).given
-    if "version" in given:
-        print(__version__)
-        return 0
-    if words and not words[0].startswith("-"):
-        from .cli.app import COMMANDS, run
-
-        if words[0] in COMMANDS:
-            return run(words)
-    elif "help" in given:
-        from .cli.app import run
-
-        return run(["--help"])
-    return apply.run(words, os.environ)
+def _open_what_is_closed() -> None:
+    """Where the caller closed a standard stream, let no other file get its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start()

@@ -4,16 +4,21 @@ reading.py makes it of flags, variables and files; `settle` adds the one thing t
 pod's addresses, whether IPv6 is captured.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
-from typing import Final, TypeAlias
 
 from .errors import BadCall, Mistake
 from .flags import Given
+from .frozen import frozen, replace
 from .matches import Destination, Network
 from .model import Family, PolicyRoute
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, TypeAlias
 
 
 class Everything(Enum):
@@ -42,7 +47,7 @@ class Mode(Enum):
     NONE = "NONE"
 
 
-@dataclass(frozen=True, kw_only=True)
+@frozen
 class Config:
     """Every choice of one call. Ports, uids, gids, marks and tables are plain numbers."""
 
@@ -74,7 +79,6 @@ class Config:
     drop_invalid: bool
     ipv6: bool | None
     """None until `settle` has seen the pod's addresses."""
-    ipv6_reason: str = ""
     dual_stack: bool
     dry_run: bool
     printed_families: tuple[Family, ...]
@@ -101,10 +105,11 @@ class Config:
     lock_file: str
     strict: bool
     output: str
+    ipv6_reason: str = ""
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     """What was accepted and has no effect, a line each."""
-    own: Mapping[str, Given] = field(default_factory=dict)
+    own: Mapping[str, Given] = {}
     """What was given of the options that only this command has, checked, by the flag's name."""
 
     def networks(self, networks: Networks, family: Family) -> Networks:
@@ -115,6 +120,11 @@ class Config:
     def policy_route(self) -> PolicyRoute:
         """What mode TPROXY would use."""
         return PolicyRoute(self.tproxy_mark, self.tproxy_route_table)
+
+    @property
+    def depends_on_ipv4(self) -> bool:
+        """Whether `settle` has to know if an IPv4 address comes first."""
+        return self.ipv6 is None and not self.dual_stack
 
     @property
     def captures_dns(self) -> bool:

@@ -1,7 +1,8 @@
 """What can go wrong, and the exit status that says so."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from .frozen import frozen
 
 
 class ProxyInitError(Exception):
@@ -10,7 +11,7 @@ class ProxyInitError(Exception):
     exit_status = 1
 
 
-@dataclass(frozen=True)
+@frozen
 class Mistake:
     """One thing that is wrong with a call: where it stands, what was read, what is allowed."""
 
@@ -43,12 +44,6 @@ class NodeCannot(ProxyInitError):
 
 class ApplyFailed(ProxyInitError):
     """The kernel did not take the rules; it holds what it held before."""
-
-
-class ValidationFailed(ProxyInitError):
-    """A probe went elsewhere than the flags say; repair controllers know the number."""
-
-    exit_status = 126
 
 
 def shown(text: str, limit: int = 80) -> str:

@@ -9,10 +9,10 @@ points and stop at the first mistake; ours goes on, so that all can be reported 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 from .errors import Mistake
+from .frozen import frozen
 
 
 class Takes(Enum):
@@ -23,7 +23,7 @@ class Takes(Enum):
     BACKEND = "nothing, or legacy or nft"
 
 
-@dataclass(frozen=True)
+@frozen
 class Flag:
     """One row of the table; words in `spellings`, `variables` and `opposite` stand blank by blank.
 
@@ -115,13 +115,12 @@ FLAGS: tuple[Flag, ...] = (
             "on", "--no-reconcile"),
     _switch("force_apply", "--force-apply", "FORCE_APPLY", "Write even where nothing differs."),
     _switch("cleanup_only", "--cleanup-only", "CLEANUP_ONLY", "Same as the command clean."),
-    _switch("skip_rule_apply", "--skip-rule-apply", "SKIP_RULE_APPLY",
-            "Write nothing; with --run-validation only probe."),
+    _switch("skip_rule_apply", "--skip-rule-apply", "SKIP_RULE_APPLY", "Write nothing."),
     _switch("run_validation", "--run-validation", "RUN_VALIDATION", "Validate after applying."),
     Flag("probe_port", "--iptables-probe-port", "IPTABLES_PROBE_PORT", "15002", "PORT",
          "Port that validation probes."),
     Flag("probe_timeout", "--probe-timeout", "PROBE_TIMEOUT", "5s", "DURATION",
-         "How long its probes may take: 5s, 500ms, 1m30s."),
+         "How long validation may take: 5s, 500ms, 1m30s."),
     _switch("cni_mode", "--cni-mode", "CNI_MODE", "Accepted, has no effect."),
     _switch("native_nftables", "--native-nftables", "NATIVE_NFTABLES", "Accepted, has no effect."),
     Flag("force_iptables_binary", "--force-iptables-binary", "FORCE_IPTABLES_BINARY", "off",
@@ -163,7 +162,7 @@ def _by_spelling(flags: Sequence[Flag]) -> Mapping[str, Flag]:
 _BY_SPELLING = _by_spelling(FLAGS)
 
 
-@dataclass(frozen=True)
+@frozen
 class Given:
     """A value as it was given, and where: the flag as typed, or the variable.
 
@@ -175,7 +174,7 @@ class Given:
     opposite: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class CommandLine:
     """What a command line says: the last of each flag, by the flag's name, and what is wrong."""
 

@@ -4,16 +4,23 @@ Each says how iptables spells it (`options`), and `read_match` and `read_target`
 spelling back, so that text, libiptc and every reader of the kernel share one definition of each.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
-from typing import NamedTuple, TypeAlias, TypeVar
-from typing import Protocol as Interface
+
+from .frozen import frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol as Interface
+    from typing import TypeAlias, TypeVar
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
 
-class Option(NamedTuple):
+@frozen
+class Option:
     """One option of a match or target extension, as iptables spells it: `! --name value`."""
 
     name: str
@@ -24,7 +31,7 @@ class Option(NamedTuple):
 # Matches that stand in every rule's header.
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Source:
     """-s: the packet's source lies in `network`."""
 
@@ -32,7 +39,7 @@ class Source:
     negated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Destination:
     """-d: the packet's destination lies in `network`."""
 
@@ -40,7 +47,7 @@ class Destination:
     negated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class InInterface:
     """-i: the interface it arrived on; a trailing + makes `name` a prefix."""
 
@@ -48,7 +55,7 @@ class InInterface:
     negated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OutInterface:
     """-o: the interface it leaves by; a trailing + makes `name` a prefix."""
 
@@ -56,7 +63,7 @@ class OutInterface:
     negated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Protocol:
     """-p: the transport protocol."""
 
@@ -67,7 +74,7 @@ class Protocol:
 # Matches that are extensions (man 8 iptables-extensions).
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DestinationPort:
     """-m tcp|udp --dport."""
 
@@ -79,7 +86,7 @@ class DestinationPort:
         return (Option("dport", str(self.port), self.negated),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SourcePort:
     """-m tcp|udp --sport."""
 
@@ -91,110 +98,110 @@ class SourcePort:
         return (Option("sport", str(self.port), self.negated),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DestinationPorts:
     """-m multiport --dports."""
 
     ports: tuple[int, ...]
     negated: bool = False
-    name: str = field(default="multiport", init=False)
+    name = "multiport"
 
     def options(self) -> tuple[Option, ...]:
         return (Option("dports", ",".join(map(str, self.ports)), self.negated),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OwnerUid:
     """-m owner --uid-owner: the user id of the socket that sent it."""
 
     uid: int
     negated: bool = False
-    name: str = field(default="owner", init=False)
+    name = "owner"
 
     def options(self) -> tuple[Option, ...]:
         return (Option("uid-owner", str(self.uid), self.negated),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OwnerGid:
     """-m owner --gid-owner: the group id of the socket that sent it."""
 
     gid: int
     negated: bool = False
-    name: str = field(default="owner", init=False)
+    name = "owner"
 
     def options(self) -> tuple[Option, ...]:
         return (Option("gid-owner", str(self.gid), self.negated),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Mark:
     """-m mark: the packet's fwmark is just `value`."""
 
     value: int
     negated: bool = False
-    name: str = field(default="mark", init=False)
+    name = "mark"
 
     def options(self) -> tuple[Option, ...]:
         return (Option("mark", hex(self.value), self.negated),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ConnectionMark:
     """-m connmark: the mark that connection tracking keeps for the connection is just `value`."""
 
     value: int
     negated: bool = False
-    name: str = field(default="connmark", init=False)
+    name = "connmark"
 
     def options(self) -> tuple[Option, ...]:
         return (Option("mark", hex(self.value), self.negated),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Socket:
     """-m socket: some socket of this machine is there for the packet."""
 
-    name: str = field(default="socket", init=False)
+    name = "socket"
 
     def options(self) -> tuple[Option, ...]:
         return ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class State:
     """-m state --state: the old spelling of `ConntrackState`."""
 
     states: tuple[str, ...]
-    name: str = field(default="state", init=False)
+    name = "state"
 
     def options(self) -> tuple[Option, ...]:
         return (Option("state", ",".join(self.states)),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ConntrackState:
     """-m conntrack --ctstate: what connection tracking calls the packet."""
 
     states: tuple[str, ...]
-    name: str = field(default="conntrack", init=False)
+    name = "conntrack"
 
     def options(self) -> tuple[Option, ...]:
         return (Option("ctstate", ",".join(self.states)),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Comment:
     """-m comment: a remark for whoever lists the rules."""
 
     text: str
-    name: str = field(default="comment", init=False)
+    name = "comment"
 
     def options(self) -> tuple[Option, ...]:
         return (Option("comment", self.text),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UnknownMatch:
     """A foreign extension, or a foreign use of one that we know; kept as iptables spells it."""
 
@@ -226,7 +233,7 @@ Match: TypeAlias = HeaderMatch | ExtensionMatch
 # Targets.
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Verdict:
     """ACCEPT, DROP or RETURN."""
 
@@ -239,7 +246,7 @@ class Verdict:
 ACCEPT, DROP, RETURN = Verdict("ACCEPT"), Verdict("DROP"), Verdict("RETURN")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Jump:
     """Go on in another chain, and come back at its end."""
 
@@ -249,12 +256,12 @@ class Jump:
         return ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Redirect:
     """REDIRECT: to `port` of the machine itself; conntrack remembers where it was going."""
 
     port: int
-    name: str = field(default="REDIRECT", init=False)
+    name = "REDIRECT"
 
     def options(self) -> tuple[Option, ...]:
         return (Option("to-ports", str(self.port)),)
@@ -263,45 +270,45 @@ class Redirect:
 _EVERY_BIT = "0xffffffff"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetMark:
     """MARK: the packet's fwmark becomes `value`."""
 
     value: int
-    name: str = field(default="MARK", init=False)
+    name = "MARK"
 
     def options(self) -> tuple[Option, ...]:
         return (Option("set-xmark", f"{self.value:#x}/{_EVERY_BIT}"),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SaveMark:
     """CONNMARK: the connection takes the packet's fwmark."""
 
-    name: str = field(default="CONNMARK", init=False)
+    name = "CONNMARK"
 
     def options(self) -> tuple[Option, ...]:
         return (Option("save-mark"), Option("nfmask", _EVERY_BIT), Option("ctmask", _EVERY_BIT))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RestoreMark:
     """CONNMARK: the packet takes the connection's mark as its fwmark."""
 
-    name: str = field(default="CONNMARK", init=False)
+    name = "CONNMARK"
 
     def options(self) -> tuple[Option, ...]:
         return (Option("restore-mark"), Option("nfmask", _EVERY_BIT), Option("ctmask", _EVERY_BIT))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tproxy:
     """TPROXY: to a transparent listener on `port` of any address; the packet stays as it is."""
 
     port: int
     mark: int
     any_address: str
-    name: str = field(default="TPROXY", init=False)
+    name = "TPROXY"
 
     def options(self) -> tuple[Option, ...]:
         return (
@@ -311,29 +318,29 @@ class Tproxy:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ConntrackZone:
     """CT: connection tracking keeps the packet's connection apart, in a zone."""
 
     zone: int
-    name: str = field(default="CT", init=False)
+    name = "CT"
 
     def options(self) -> tuple[Option, ...]:
         return (Option("zone", str(self.zone)),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reject:
     """REJECT: dropped, and the sender is told by an ICMP message."""
 
     message: str
-    name: str = field(default="REJECT", init=False)
+    name = "REJECT"
 
     def options(self) -> tuple[Option, ...]:
         return (Option("reject-with", self.message),)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UnknownTarget:
     """A foreign target, or none (name ""), or a goto; kept as iptables spells it."""
 
@@ -422,11 +429,12 @@ def read_target(name: str, options: Sequence[Option]) -> Target:
     return _exactly(read, unknown) if read else unknown
 
 
-class _Spelled(Interface):
-    def options(self) -> tuple[Option, ...]: ...
+if TYPE_CHECKING:
 
+    class _Spelled(Interface):
+        def options(self) -> tuple[Option, ...]: ...
 
-_Known = TypeVar("_Known", bound=_Spelled)
+    _Known = TypeVar("_Known", bound=_Spelled)
 
 
 def _exactly(read: Callable[..., _Known], unknown: _Known) -> _Known:

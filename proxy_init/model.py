@@ -4,10 +4,11 @@ Everything here is a frozen value that knows nothing of the machine. What a rule
 in matches.py.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from enum import Enum
 from ipaddress import ip_network
 
+from .frozen import frozen
 from .matches import Destination, InInterface, Match, Network, OutInterface, Source, Target
 
 
@@ -42,7 +43,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
 """The tables in the order in which a packet meets them, and the kernel's own chains in each."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rule:
     """One row of a chain, and why it stands there.
 
@@ -52,11 +53,20 @@ class Rule:
 
     matches: tuple[Match, ...]
     target: Target
-    why: str = field(default="", compare=False)
+    why: str = ""
 
-    def __post_init__(self) -> None:
-        kept = tuple(match for match in self.matches if not _matches_all(match))
-        object.__setattr__(self, "matches", kept)
+    def __init__(self, matches: Iterable[Match], target: Target, why: str = "") -> None:
+        kept = tuple(match for match in matches if not _matches_all(match))
+        self.__dict__.update(matches=kept, target=target, why=why)
+
+    def __eq__(self, other: object) -> bool:
+        # For another reason, it is the same rule.
+        return isinstance(other, Rule) and (
+            (self.matches, self.target) == (other.matches, other.target)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.matches, self.target))
 
 
 def _matches_all(match: Match) -> bool:
@@ -69,7 +79,7 @@ def _matches_all(match: Match) -> bool:
             return False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Chain:
     """A chain and its rules.
 
@@ -83,7 +93,7 @@ class Chain:
     policy: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Table:
     """A table: of a Ruleset, what it must hold of ours; of the kernel, all that it holds."""
 
@@ -100,7 +110,7 @@ class Table:
         return next((chain for chain in self.chains if chain.name == name), None)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PolicyRoute:
     """Packets with the fwmark `mark` are looked up in routing table `table`, which holds one local
     route for everything: whatever their destination, they are this machine's own."""
@@ -109,7 +119,7 @@ class PolicyRoute:
     table: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Routing:
     """What one family needs besides rules: a policy route, and ::6/128 on lo, so that a proxy can
     hand connections to the application from there (IPv4 has all of 127.0.0.0/8)."""
@@ -118,7 +128,7 @@ class Routing:
     passthrough_address: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ruleset:
     """All that one family must hold of ours; without tables: nothing."""
 

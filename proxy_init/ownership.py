@@ -8,10 +8,10 @@ can be found. Everything else is foreign, even if it looks alike.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 
+from .frozen import frozen
 from .matches import (
     GO_ON,
     Comment,
@@ -38,7 +38,7 @@ from .model import BUILT_IN, Chain, Rule, Table
 PREFIX = "ISTIO_"
 
 
-@dataclass(frozen=True)
+@frozen
 class Placed:
     """A rule of ours in a chain that is not ours, behind so many foreign rules."""
 
@@ -46,12 +46,12 @@ class Placed:
     rule: Rule
 
 
-@dataclass(frozen=True)
+@frozen
 class Ours:
     """All of ours in one table: our chains, and our rules in other chains, by the chain's name."""
 
-    chains: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
-    placed: Mapping[str, tuple[Placed, ...]] = field(default_factory=dict)
+    chains: Mapping[str, tuple[Rule, ...]] = {}
+    placed: Mapping[str, tuple[Placed, ...]] = {}
 
     def __bool__(self) -> bool:
         return bool(self.chains or self.placed)

@@ -1,7 +1,8 @@
 """Values by the flag's name: each read by a function of values.py, and every mistake kept."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
 
 from . import values
 from .config import EVERYTHING, OLD_RULES, Address, Everything
@@ -9,22 +10,15 @@ from .errors import Mistake
 from .flags import Flag, Given, Takes, is_flag
 from .matches import Network
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    from .machine import Machine
+
+    T = TypeVar("T")
 
 MOST_MISTAKES_A_LIST = 10
-
-
-class Machine(Protocol):
-    """What the configuration asks the machine; none of it changes anything."""
-
-    def user_id(self, name: str) -> int | None:
-        """The uid of a user, or None."""
-
-    def group_id(self, name: str) -> int | None:
-        """The gid of a group, or None."""
-
-    def read_text(self, path: str) -> str:
-        """A file's text. Raises OSError."""
 
 
 class Reader:

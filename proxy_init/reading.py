@@ -1,10 +1,11 @@
 """From flags, variables and the files that they name to a Config, or to all mistakes of the call.
 
-It knows nothing of the kernel, and of the machine just what `reader.Machine` offers.
+It knows nothing of the kernel, and of the machine just what `machine.Machine` offers.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from ipaddress import IPv4Network
 
 from . import values
@@ -19,9 +20,14 @@ from .config import (
 )
 from .errors import BadCall, Mistake
 from .flags import FLAGS, Flag, merge, split
+from .frozen import replace
 from .matches import Network
 from .model import Family
-from .reader import Machine, Reader
+from .reader import Reader
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .machine import Machine
 
 RESOLV_CONF = "/etc/resolv.conf"
 MOST_OWNER_GROUPS = 64
@@ -293,6 +299,7 @@ def _not_in_1_0(config: Config, reader: Reader) -> Iterator[Mistake]:
 
 def _not_in_this_version(config: Config, reader: Reader) -> Iterator[Mistake]:
     missing = {
+        "run_validation": config.run_validation,
         "backend": config.backend == "nft",
         "cidr_tree": config.cidr_tree == "always",
     }

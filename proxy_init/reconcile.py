@@ -3,14 +3,13 @@
 Pure: values in, values out. kernel/apply.py carries it out, in an order that lets nothing slip.
 """
 
-from dataclasses import dataclass, replace
-
+from .frozen import frozen, replace
 from .matches import RETURN
 from .model import BUILT_IN, Chain, Rule, Table
 from .ownership import Ours, Placed, in_sight, numbers_of_ours, ours_in
 
 
-@dataclass(frozen=True)
+@frozen
 class Removal:
     """Take out the rule at `position`, from 0, of a chain that is not ours."""
 
@@ -18,7 +17,7 @@ class Removal:
     position: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Insertion:
     """Put a rule at `position`, from 0, of a chain that is not ours."""
 
@@ -27,7 +26,7 @@ class Insertion:
     rule: Rule
 
 
-@dataclass(frozen=True)
+@frozen
 class TableEdit:
     """What one commit changes in one table.
 

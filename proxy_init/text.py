@@ -4,8 +4,7 @@ The spelling follows iptables 1.8 (iptables/iptables.c `print_rule4`, libxtables
 `xtables_save_string`).
 """
 
-import socket
-import string
+from _socket import AF_INET, AF_INET6, inet_ntop  # what socket is made of, in a tenth of its time
 from collections.abc import Iterable, Iterator
 
 from .matches import (
@@ -22,7 +21,7 @@ from .matches import (
 )
 from .model import BUILT_IN, Family, Rule, Ruleset, Table
 
-_BARE = frozenset(string.ascii_letters + string.digits + "_-")
+_BARE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 
 
 def ruleset_text(ruleset: Ruleset) -> str:
@@ -114,5 +113,5 @@ def _quoted(text: str) -> str:
 
 def network_text(network: Network) -> str:
     """ADDRESS/LENGTH as the C library spells addresses: ::127.0.0.53 keeps its dotted tail."""
-    family = socket.AF_INET if network.version == 4 else socket.AF_INET6
-    return f"{socket.inet_ntop(family, network.network_address.packed)}/{network.prefixlen}"
+    family = AF_INET if network.version == 4 else AF_INET6
+    return f"{inet_ntop(family, network.network_address.packed)}/{network.prefixlen}"

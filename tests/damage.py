@@ -1,8 +1,8 @@
 """Rules damaged on purpose: one lost, two swapped, a wrong uid."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
+from proxy_init.frozen import replace
 from proxy_init.matches import OwnerUid
 from proxy_init.model import Rule, Ruleset
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
 from pods import namespace
-from proxy_init.__main__ import main
+from proxy_init.cli.main import main
 from proxy_init.kernel.libiptc import load
 from proxy_init.model import Family
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from ..config import Config, Mode
 from ..errors import ApplyFailed, BadCall
+from ..log import logger
 from ..model import BUILT_IN, Family, Ruleset
 from ..text import routing_text, ruleset_text
 from . import report
-from .log import logger, summary
 from .session import print_text, session, wanted_rulesets
 
 
@@ -25,12 +25,7 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
             if config.dry_run:
                 print_text(dry_run_text(config, rulesets))
                 return 0
-            done = _carry_out(config, rulesets)
-            if config.run_validation and not config.cleanup_only:
-                from .validate import after_applying
-
-                after_applying(config, rulesets, words)
-            result = done
+            result = _carry_out(config, rulesets)
     except BadCall:
         raise
     except Exception:
@@ -43,19 +38,19 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def _say(config: Config, rulesets: Sequence[Ruleset]) -> None:
     for line in config.warnings:
-        logger.warning("%s", line)
+        logger.warning(line)
     for line in (*config.notes, *report.decisions(config)):
-        logger.info("%s", line)
+        logger.info(line)
     for ruleset in rulesets if not config.dry_run else ():
         for line in report.rules(ruleset):
-            logger.info("%s", line)
+            logger.info(line)
 
 
 def _sum_up(result: str, rulesets: Sequence[Ruleset], started: float) -> None:
     """Log the last line of a run."""
     used = [ruleset for ruleset in rulesets if ruleset.tables]
     tables = [name for name in BUILT_IN if any(ruleset.table(name).chains for ruleset in used)]
-    summary(
+    logger.summary(
         {
             "result": result,
             "backend": "legacy",
@@ -101,9 +96,9 @@ def _carry_out(config: Config, rulesets: Sequence[Ruleset]) -> str:
                     "rules of ours are there and differ, and --no-reconcile forbids to replace "
                     f"them; apply without it, or with the flags that they were made with\n{listed}"
                 )
-            logger.info("%s", "removing rules" if config.cleanup_only else "replacing old rules")
+            logger.info("removing rules" if config.cleanup_only else "replacing old rules")
             for line in changes:
-                logger.debug("%s", line)
+                logger.debug(line)
 
     load()  # before the lock, others wait for that, and before the children, which share it
     with xtables_lock(config.lock_file, config.wait):

@@ -11,9 +11,9 @@ from ..counters import Count, Counted, Standing, changes
 from ..flags import Flag
 from ..kernel.counters import readings
 from ..kernel.libiptc import load
+from ..log import logger
 from ..text import rule_text
 from ..words import matches_in_words, printable, target_in_words
-from .log import logger
 from .screen import on_screen
 from .session import print_text, session, wanted_rulesets
 

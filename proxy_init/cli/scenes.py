@@ -1,9 +1,8 @@
 """The rules that a packet is walked through: those that the flags ask for, or the kernel's."""
 
-from dataclasses import replace
-
 from ..explain import Address, Scene
 from ..flags import Flag, Takes
+from ..frozen import replace
 from ..model import Rule, Ruleset, Table
 
 LIVE = Flag(

@@ -9,10 +9,10 @@ from ..config import OLD_RULES, Config, settle
 from ..errors import ApplyFailed, BadCall, ProxyInitError
 from ..flags import Flag
 from ..kernel.host import Host, global_addresses, has_ipv6
+from ..log import logger
 from ..model import Family, Ruleset
 from ..reading import read_config
 from ..rulesets import build
-from .log import logger, set_up
 
 
 @contextmanager
@@ -26,20 +26,20 @@ def session(
     to tell, which can do so without a log.
     """
     config = read_config(words, environ, Host(), extra)
-    set_up(config.log_level, config.log_as_json)
+    logger.set_up(config.log_level, config.log_as_json)
     try:
         if config.network_namespace is not None:
             from ..kernel.namespace import enter
 
             enter(config.network_namespace, config.network_namespace_source)
         if not config.cleanup_only:
-            config = settle(config, global_addresses())
+            config = settle(config, global_addresses(ipv4=config.depends_on_ipv4))
         yield config
     except BadCall:
         raise
     except ProxyInitError as error:
         for line in str(error).splitlines():
-            logger.error("%s", line)
+            logger.error(line)
         raise
 
 

@@ -10,11 +10,11 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 
 from ..errors import ApplyFailed, NodeCannot, ProxyInitError
 from ..matches import Destination, InInterface, OutInterface, OwnerGid, OwnerUid, Protocol, Source
 from ..model import Family, Ruleset
+from .proc import read
 from .refusal import KernelRefused
 
 CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13}
@@ -82,7 +82,7 @@ def what_is_missing(ruleset: Ruleset) -> Iterator[str]:
 def missing_capabilities() -> Iterator[str]:
     """Those of the capabilities needed that this process does not have in effect."""
     try:
-        status = Path("/proc/self/status").read_text()
+        status = read("/proc/self/status")
     except OSError:
         return
     effective = next(
@@ -153,7 +153,7 @@ def _unmapped_owners(ruleset: Ruleset) -> str:
 
 def _mapped(kind: str, number: int) -> bool:
     try:
-        text = Path(f"/proc/{os.getpid()}/{kind}_map").read_text()
+        text = read(f"/proc/{os.getpid()}/{kind}_map")
     except OSError:
         return True
     ranges = [tuple(map(int, line.split())) for line in text.splitlines()]

@@ -2,51 +2,36 @@
 
 Its habits, and what is done about them here:
 - Importing it looks for its libraries by running programs; `load` tells it their sonames.
-- A rule asks every table of the family whether its target is a chain, and so makes the kernel set
-  those tables up; `_rule_class` makes it ask the one table that it belongs to.
-- For IPv6 it masks interface names with 0x01 instead of 0xff, so that eth0 would match eth2; names
-  are set here. Its idea of an existing match or target is right only for the revision that
-  libxtables knows; others are kept as unknown.
-- `final_check` is needed for targets (REDIRECT gets its range count there) and spoils comments.
+- What it makes of rules, and how that is used, stands in entries.py.
 - libxtables may end the process on an error: work with it in a child process, see workers.py.
 """
 
+from __future__ import annotations
+
+import _imp
+import _socket
 import ctypes
 import errno
 import os
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from ipaddress import ip_network
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from types import ModuleType
-from typing import Any
 
-from ..counters import Count
 from ..errors import NodeCannot
-from ..matches import (
-    ACCEPT,
-    DROP,
-    RETURN,
-    Destination,
-    InInterface,
-    Jump,
-    Match,
-    Option,
-    OutInterface,
-    Protocol,
-    Source,
-    Target,
-    UnknownMatch,
-    UnknownTarget,
-    read_match,
-    read_target,
-)
-from ..model import BUILT_IN, Chain, Family, Rule, Table
+from ..model import BUILT_IN, Chain, Family, Table
 from ..reconcile import TableEdit
-from ..text import network_text
+from .entries import EntryReader, EntryWriter
+from .proc import read
 from .refusal import KernelRefused
+from .stand_ins import module, stand_ins
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..counters import Count
 
 _SONAMES = {
     "c": "libc.so.6",
@@ -54,7 +39,6 @@ _SONAMES = {
     "ip6tc": "libip6tc.so.2",
     "libxtables.so.12": "libxtables.so.12",
 }
-_VERDICTS = {target.name: target for target in (ACCEPT, DROP, RETURN)}
 
 
 def load() -> ModuleType:
@@ -69,34 +53,48 @@ def load() -> ModuleType:
                 f"the library {soname} can't be loaded ({error}); Debian's package iptables has it"
             ) from error
     os.environ["PYTHON_IPTABLES_XTABLES_VERSION"] = "12"
-    os.environ.setdefault("XTABLES_LIBDIR", _extensions_directory())
-    with _sonames_found(), warnings.catch_warnings():
+    if "XTABLES_LIBDIR" not in os.environ:
+        os.environ["XTABLES_LIBDIR"] = _extensions_directory()
+    with stand_ins(_not_for_iptc()), warnings.catch_warnings():
         # Its regular expressions lack the r in front, which newer Pythons warn about.
         warnings.simplefilter("ignore")
         import iptc
-    module: ModuleType = iptc
-    return module
+    loaded: ModuleType = iptc
+    return loaded
 
 
-@contextmanager
-def _sonames_found() -> Iterator[None]:
-    """Let ctypes.util.find_library answer for the libraries above without running programs."""
-    import ctypes.util
-
-    find_library = ctypes.util.find_library
-    ctypes.util.find_library = lambda name: _SONAMES.get(name)
-    try:
-        yield
-    finally:
-        ctypes.util.find_library = find_library
+def _not_for_iptc() -> Mapping[str, ModuleType | None]:
+    """What python-iptables imports to look for its libraries, to run modprobe whether needed or
+    not, and for an interface of its own that is not used here: 25 ms, if it were loaded."""
+    suffix = _imp.extension_suffixes()[0]
+    return {
+        "ctypes.util": module("ctypes.util", find_library=_SONAMES.get),
+        "distutils": None,
+        "iptc.easy": module("iptc.easy"),
+        "socket": _socket,  # without the enumerations that are made of it
+        "subprocess": module("subprocess", PIPE=None, Popen=None),
+        "sysconfig": module("sysconfig", get_config_var=lambda _: suffix, get_path=lambda _: ""),
+    }
 
 
 def _extensions_directory() -> str:
     """Where libxtables keeps its extensions: `xtables` beside the library itself."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in read("/proc/self/maps").splitlines():
         if "/libxtables.so." in line:
-            return str(Path(line.split(maxsplit=5)[5]).parent / "xtables")
+            return line.split(maxsplit=5)[5].rpartition("/")[0] + "/xtables"
     return "/usr/lib/xtables"
+
+
+def instantiated(family: Family) -> tuple[str, ...]:
+    """The tables that this namespace has; the kernel makes one when it is first read."""
+    prefix = "ip" if family is Family.V4 else "ip6"
+    try:
+        names = read(f"/proc/self/net/{prefix}_tables_names").split()
+    except FileNotFoundError:
+        return ()
+    except OSError:  # readable for root only
+        return tuple(BUILT_IN)
+    return tuple(name for name in BUILT_IN if name in names)
 
 
 class Tables:
@@ -105,19 +103,16 @@ class Tables:
     def __init__(self, family: Family) -> None:
         self._family = family
         self._iptc = load()
+        self._table = self._iptc.Table if family is Family.V4 else self._iptc.Table6
+        # It keeps tables for the life of the process, as they were, perhaps in another namespace.
+        self._table._cache.clear()
         self._open: dict[str, Any] = {}
-        self._new_rule: dict[str, Any] = {}
+        self._reader = EntryReader(self._iptc, family)
+        self._writer = EntryWriter(self._iptc, family)
 
     def instantiated(self) -> tuple[str, ...]:
-        """The tables that this namespace has; the kernel makes one when it is first read."""
-        prefix = "ip" if self._family is Family.V4 else "ip6"
-        try:
-            names = Path(f"/proc/self/net/{prefix}_tables_names").read_text().split()
-        except FileNotFoundError:
-            return ()
-        except OSError:  # readable for root only
-            return tuple(BUILT_IN)
-        return tuple(name for name in BUILT_IN if name in names)
+        """Those of the tables that this namespace has."""
+        return instantiated(self._family)
 
     def read(self, name: str) -> Table:
         """All that the table holds now. Raises KernelRefused."""
@@ -127,7 +122,7 @@ class Tables:
             tuple(
                 Chain(
                     chain.name,
-                    tuple(self._read_rule(table, chain, entry) for entry in _entries(table, chain)),
+                    tuple(self._reader.read(table, entry) for entry in _entries(table, chain)),
                     policy=getattr(chain.get_policy(), "name", None),
                 )
                 for chain in table.chains
@@ -137,6 +132,8 @@ class Tables:
     def counts(self, name: str) -> dict[str, tuple[Count, ...]]:
         """By chain, what each rule of a table had counted when it was last read; a table that was
         never read has no chains."""
+        from ..counters import Count
+
         table = self._open.get(name)
         return {
             chain.name: tuple(
@@ -156,11 +153,11 @@ class Tables:
             for removal in edit.removals:
                 self._delete(table, removal.chain, removal.position)
             for insertion in edit.insertions:
-                entry = self._entry(table, insertion.rule)
+                entry = self._writer.write(insertion.rule)
                 table.insert_entry(insertion.chain, entry, insertion.position)
             for chain in edit.filled:
                 for rule in chain.rules:
-                    table.append_entry(chain.name, self._entry(table, rule))
+                    table.append_entry(chain.name, self._writer.write(rule))
             for name in edit.deleted:
                 table.delete_chain(name)
             for name in BUILT_IN[edit.table]:
@@ -183,16 +180,23 @@ class Tables:
             raise KernelRefused(f"table {name}", _errno()) from error
 
     def _fresh(self, name: str) -> Any:
-        make = self._iptc.Table if self._family is Family.V4 else self._iptc.Table6
         try:
-            if name in self._open:
-                self._open[name].refresh()
-            else:
-                self._open[name] = make(name, autocommit=False)
-                self._new_rule[name] = self._rule_class(self._open[name])
+            try:
+                self._reopen(name)
+            except self._iptc.IPTCError:
+                if _errno() not in (errno.ENOENT, errno.ENOPROTOOPT):
+                    raise
+                _load_kernel_module(self._family)
+                self._reopen(name)
         except self._iptc.IPTCError as error:
             raise KernelRefused(f"table {name}", _errno()) from error
         return self._open[name]
+
+    def _reopen(self, name: str) -> None:
+        if name in self._open:
+            self._open[name].refresh()
+        else:
+            self._open[name] = self._table(name, autocommit=False)
 
     def _delete(self, table: Any, chain: str, position: int) -> None:
         # Table has no method for it; the ones it has delete by content, which may stand twice.
@@ -200,98 +204,15 @@ class Tables:
         if calls.iptc_delete_num_entry(chain.encode(), position, table._handle) != 1:
             raise KernelRefused(f"rule {position + 1} of {chain} in table {table.name}", _errno())
 
-    def _rule_class(self, table: Any) -> Any:
-        base = self._iptc.Rule if self._family is Family.V4 else self._iptc.Rule6
-        return type("RuleOfOneTable", (base,), {"tables": (table,)})
 
-    # From the model to a kernel entry.
+def _load_kernel_module(family: Family) -> None:
+    """Try to have the module loaded on which all tables of a family rest. The kernel itself loads
+    only those above it; and in a container neither it nor we can."""
+    import subprocess
 
-    def _entry(self, table: Any, rule: Rule) -> Any:
-        made = self._new_rule[table.name]()
-        for match in rule.matches:
-            self._add_match(made, match)
-        target = made.create_target(rule.target.name)
-        for option in rule.target.options():
-            target.set_parameter(option.name, option.value)
-        if rule.target.options():
-            target.final_check()
-        return made.rule
-
-    def _add_match(self, made: Any, match: Match) -> None:
-        match match:
-            case Source(network, negated):
-                made.src = "!" * negated + network_text(network)
-            case Destination(network, negated):
-                made.dst = "!" * negated + network_text(network)
-            case InInterface(name, negated):
-                self._set_interface(made.get_ip(), "in", name, negated)
-            case OutInterface(name, negated):
-                self._set_interface(made.get_ip(), "out", name, negated)
-            case Protocol(name, negated):
-                made.protocol = "!" * negated + name
-            case _:
-                extension = made.create_match(match.name)
-                for option in match.options():
-                    words = ["!", option.value] if option.negated else [option.value]
-                    extension.set_parameter(option.name, words)
-
-    def _set_interface(self, header: Any, direction: str, name: str, negated: bool) -> None:
-        bare = os.fsencode(name.removesuffix("+"))
-        # A whole name includes its final zero byte, a prefix does not.
-        length = len(bare) + (not name.endswith("+"))
-        setattr(header, f"{direction}iface", bare)
-        setattr(header, f"{direction}iface_mask", b"\xff" * length)
-        if negated:
-            header.invflags |= _VIA_IN if direction == "in" else _VIA_OUT
-
-    # From a kernel entry to the model.
-
-    def _read_rule(self, table: Any, chain: Any, entry: Any) -> Rule:
-        made = self._new_rule[table.name]()
-        made.chain = chain
-        ctypes.memmove(ctypes.byref(made.entry), ctypes.byref(entry), ctypes.sizeof(entry))
-        matches = (*_read_header(made), *self._read_matches(made, entry))
-        return Rule(matches, self._read_target(made, table, entry))
-
-    def _read_matches(self, made: Any, entry: Any) -> Iterator[Match]:
-        xtables = self._iptc.xtables
-        offset = ctypes.sizeof(entry)
-        while offset < entry.target_offset:
-            raw = xtables.xt_entry_match.from_address(ctypes.addressof(entry) + offset)
-            name = raw.u.user.name.decode()
-            module = xtables.xtables(made.nfproto).find_match(name)
-            size = raw.u.user.match_size
-            if _knows(xtables, module, raw.u.user.revision, size, xtables.xt_entry_match):
-                extension = self._iptc.Match(made, match=raw)
-                yield read_match(extension.name, _options(extension))
-            else:
-                yield UnknownMatch(name, (Option("revision", str(raw.u.user.revision)),))
-            offset += size
-
-    def _read_target(self, made: Any, table: Any, entry: Any) -> Target:
-        goto = bool(made.get_ip().flags & (0x02 if self._family is Family.V4 else 0x04))
-        jump = table.get_target(entry)
-        xtables = self._iptc.xtables
-        address = ctypes.addressof(entry) + entry.target_offset
-        raw = xtables.xt_entry_target.from_address(address)
-        name = jump.decode() if jump else raw.u.user.name.decode()
-        if goto:
-            return UnknownTarget(name, goto=True)
-        if name in _VERDICTS:
-            return _VERDICTS[name]
-        if table.is_chain(name):
-            return Jump(name)
-        if name in ("", "standard"):
-            return UnknownTarget("")
-        module = xtables.xtables(made.nfproto).find_target(name)
-        size = raw.u.user.target_size
-        if not _knows(xtables, module, raw.u.user.revision, size, xtables.xt_entry_target):
-            return UnknownTarget(name, (Option("revision", str(raw.u.user.revision)),))
-        extension = self._iptc.Target(made, target=raw)
-        return read_target(extension.name, _options(extension))
-
-
-_VIA_IN, _VIA_OUT = 0x01, 0x02  # IPT_INV_VIA_IN and _OUT, the same bits for IPv6
+    name = "ip_tables" if family is Family.V4 else "ip6_tables"
+    with suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(["modprobe", name], capture_output=True, timeout=10, check=False)
 
 
 def _errno() -> int:
@@ -306,43 +227,3 @@ def _entries(table: Any, chain: Any) -> Iterator[Any]:
     while entry:
         yield entry
         entry = table.next_rule(entry)
-
-
-def _knows(xtables: Any, module: Any, revision: int, size: int, header: Any) -> bool:
-    """Whether libxtables' extension is the one that this part of an entry was made with."""
-    if not module:
-        return False
-    expected = xtables.xt_align(module[0].size + ctypes.sizeof(header))
-    return bool(module[0].revision == revision and expected == size)
-
-
-def _options(extension: Any) -> tuple[Option, ...]:
-    # libxtables quotes ' as \', which shlex, and so python-iptables, leaves as it is.
-    return tuple(
-        Option(name, " ".join(words[words[:1] == ["!"] :]).replace("\\'", "'"), words[:1] == ["!"])
-        for name, words in extension.get_all_parameters().items()
-    )
-
-
-def _read_header(made: Any) -> Iterator[Match]:
-    header = made.get_ip()
-    for text, kind in ((made.src, Source), (made.dst, Destination)):
-        try:
-            yield kind(ip_network(text.removeprefix("!")), text.startswith("!"))
-        except ValueError:  # a mask that is no prefix
-            yield UnknownMatch(kind.__name__, (Option("network", text),))
-    for direction, interface, bit in (
-        ("in", InInterface, _VIA_IN),
-        ("out", OutInterface, _VIA_OUT),
-    ):
-        name = getattr(header, f"{direction}iface")
-        mask = getattr(header, f"{direction}iface_mask")
-        negated = bool(header.invflags & bit)
-        if mask and mask == b"\xff" * len(mask) and len(mask) - len(name) in (0, 1):
-            yield interface(os.fsdecode(name) + "+" * (len(mask) == len(name)), negated)
-        elif mask:
-            yield UnknownMatch(interface.__name__, (Option(os.fsdecode(name), mask.hex()),))
-    if header.proto:
-        yield Protocol(made.protocol.removeprefix("!"), made.protocol.startswith("!"))
-    if made.nfproto == 2 and header.flags & 0x01:
-        yield UnknownMatch("fragment", (Option("f", negated=bool(header.invflags & 0x20)),))

@@ -4,16 +4,15 @@ See XTABLES_LOCKFILE in man 8 iptables.
 """
 
 import fcntl
-import logging
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from ..errors import ApplyFailed
+from ..log import logger
+from .proc import read
 
-logger = logging.getLogger(__name__)
 _POLL_SECONDS = 0.05
 
 
@@ -64,10 +63,10 @@ def _holder(descriptor: int) -> str:
     status = os.fstat(descriptor)
     file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
-        for line in Path("/proc/locks").read_text().splitlines():
+        for line in read("/proc/locks").splitlines():
             words = line.split()
             if words[1] == "FLOCK" and words[5] == file:
-                name = Path(f"/proc/{words[4]}/comm").read_text().strip()
+                name = read(f"/proc/{words[4]}/comm").strip()
                 return f"process {words[4]} ({name})"
     except OSError:
         pass

@@ -2,21 +2,30 @@
 
 A policy route is ours if its routing table holds just our local route; so the rules and routes of
 earlier runs, and of the programs that ours replaces, are found whatever mark and table they name.
-pyroute2 is loaded only where there is something to ask: that takes 0.1 s.
+netlink.py is loaded only where there is something to ask.
 """
 
-import errno
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
+import _socket  # what socket is made of, which takes 4 ms to load
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fcntl import ioctl
+from ipaddress import IPv6Address
+from struct import pack
+
+from ..frozen import frozen
 from ..model import Family, PolicyRoute, Routing
-from .host import has_ipv6
+from .host import has_ipv6, ipv6_addresses
 from .refusal import KernelRefused
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .netlink import Netlink
+
+_PASSTHROUGH = IPv6Address("::6")
+_SIOCSIFADDR, _SIOCDIFADDR = 0x8916, 0x8936  # linux/sockios.h
 _LOOPBACK_INDEX = 1  # of lo in every namespace, include/net/flow.h LOOPBACK_IFINDEX
 _EVERY_BIT = 0xFFFFFFFF
 _SYSTEM_TABLES = range(253, 256)  # linux/rtnetlink.h
@@ -25,7 +34,7 @@ _TO_TABLE = 1  # FR_ACT_TO_TBL
 _IPV6_METRIC = 1024  # of a route that is added without one, linux/ipv6_route.h IP6_RT_PRIO_USER
 
 
-@dataclass(frozen=True)
+@frozen
 class Step:
     """One change: a rule, a route or the address is added or deleted."""
 
@@ -35,7 +44,7 @@ class Step:
     priority: int = 0
 
     @property
-    def undo(self) -> "Step":
+    def undo(self) -> Step:
         """The step that takes this one back."""
         verb = "add" if self.verb == "delete" else "delete"
         return Step(verb, self.what, self.policy_route, self.priority)
@@ -54,7 +63,7 @@ class Routes:
 
     def __init__(self, family: Family) -> None:
         self._family = family
-        self._number = socket.AF_INET if family is Family.V4 else socket.AF_INET6
+        self._number = _socket.AF_INET if family is Family.V4 else _socket.AF_INET6
         self._scope = _HOST if family is Family.V4 else 0
         self._metric = 0 if family is Family.V4 else _IPV6_METRIC
 
@@ -70,7 +79,7 @@ class Routes:
         adding: list[Step] = []
         deleting: list[Step] = []
         if self._family is Family.V6:
-            there = _has_passthrough_address()
+            there = has_passthrough_address()
             if wanted.passthrough_address and not there:
                 adding.append(Step("add", "address"))
             if there and not wanted.passthrough_address:
@@ -104,29 +113,23 @@ class Routes:
                 raise
 
     def _ask_for(self, step: Step) -> None:
+        if step.policy_route is None:
+            with _refusing(step):
+                change_passthrough_address(step.verb)
+            return
+        fields = {"family": self._number}
+        if step.what == "rule":
+            fields |= {"action": _TO_TABLE}
+            attributes = {
+                "FRA_FWMARK": step.policy_route.mark,
+                "FRA_TABLE": step.policy_route.table,
+                "FRA_PRIORITY": step.priority,
+            }
+        else:
+            fields |= {"type": _LOCAL, "scope": self._scope, "proto": _BOOT}
+            attributes = {"RTA_OIF": _LOOPBACK_INDEX, "RTA_TABLE": step.policy_route.table}
         with self._netlink(step) as netlink:
-            if step.policy_route is None:
-                netlink.addr(step.verb, index=_LOOPBACK_INDEX, address="::6", prefixlen=128)
-            elif step.what == "rule":
-                netlink.rule(
-                    step.verb,
-                    family=self._number,
-                    fwmark=step.policy_route.mark,
-                    table=step.policy_route.table,
-                    action=_TO_TABLE,
-                    priority=step.priority,
-                )
-            else:
-                netlink.route(
-                    step.verb,
-                    family=self._number,
-                    dst="default",
-                    type=_LOCAL,
-                    scope=self._scope,
-                    proto=_BOOT,
-                    oif=_LOOPBACK_INDEX,
-                    table=step.policy_route.table,
-                )
+            netlink.change(step.verb, step.what, fields, attributes)
 
     def take_back(self, step: Step) -> None:
         """Undo a step, if it was taken. Raises KernelRefused."""
@@ -138,7 +141,7 @@ class Routes:
         """Whether the kernel is as the step would leave it."""
         wanted = step.verb == "add"
         if step.policy_route is None:
-            return _has_passthrough_address() == wanted
+            return has_passthrough_address() == wanted
         table = step.policy_route.table
         with self._netlink() as netlink:
             if step.what == "route":
@@ -147,23 +150,14 @@ class Routes:
             return (rule in self._rules(netlink)) == wanted
 
     @contextmanager
-    def _netlink(self, step: Step | None = None) -> Iterator[Any]:
-        from pyroute2 import IPRoute
-        from pyroute2.netlink.exceptions import NetlinkError
+    def _netlink(self, step: Step | None = None) -> Iterator[Netlink]:
+        from .netlink import connected
 
-        try:
-            with IPRoute() as netlink:
-                yield netlink
-        except (NetlinkError, OSError) as error:
-            # OSError: the socket itself, such as one whose buffer is full.
-            number = error.code if isinstance(error, NetlinkError) else error.errno or errno.EIO
-            what = str(step or "policy routing")
-            if step and step.what == "route" and number == errno.EEXIST:
-                what += " (it holds another default route: -r names the table to use)"
-            raise KernelRefused(what, number, _remedy(number) if step else "") from error
+        with _refusing(step), connected() as netlink:
+            yield netlink
 
-    def _rules(self, netlink: Any) -> Iterator["_Rule"]:
-        for message in netlink.get_rules(family=self._number):
+    def _rules(self, netlink: Netlink) -> Iterator[_Rule]:
+        for message in netlink.get("rule", self._number):
             table = message.get("table", 0)
             mark = message.get("fwmark")
             plain = (
@@ -179,10 +173,10 @@ class Routes:
             )
             yield _Rule(mark if plain else None, table, message.get("priority", 0))
 
-    def _tables(self, netlink: Any) -> dict[int, list[bool]]:
+    def _tables(self, netlink: Netlink) -> dict[int, list[bool]]:
         """By routing table: for each of its routes, whether it has the form of ours."""
         tables: dict[int, list[bool]] = {}
-        for message in netlink.get_routes(family=self._number):
+        for message in netlink.get("route", self._number):
             if message["flags"] & _CLONED:
                 continue
             # As `ip route add` makes it too; the kernel would not delete one of another protocol or
@@ -211,7 +205,7 @@ _OF_A_PLAIN_RULE = frozenset(
 _CLONED = 0x200  # RTM_F_CLONED: a cached route
 
 
-@dataclass(frozen=True)
+@frozen
 class _Rule:
     """A policy rule: its mark, if that is all it asks for, its table and its priority."""
 
@@ -266,13 +260,35 @@ def _superfluous(
             yield Step("delete", "route", PolicyRoute(0, table))
 
 
-def _has_passthrough_address() -> bool:
-    """Whether lo has ::6/128, man 5 proc_net if_inet6: address, index, prefix length, … in hex."""
+@contextmanager
+def _refusing(step: Step | None) -> Iterator[None]:
+    """Tell what the kernel refuses, which comes as OSError, as KernelRefused."""
     try:
-        lines = Path("/proc/self/net/if_inet6").read_text().splitlines()
-    except OSError:
-        return False
-    return any(line.split()[0] == "6".zfill(32) and line.endswith(" lo") for line in lines)
+        yield
+    except OSError as error:
+        number = error.errno or errno.EIO
+        what = str(step or "policy routing")
+        if step and step.what == "route" and number == errno.EEXIST:
+            what += " (it holds another default route: -r names the table to use)"
+        raise KernelRefused(what, number, _remedy(number) if step else "") from error
+
+
+def has_passthrough_address() -> bool:
+    """Whether lo has ::6."""
+    with suppress(OSError):
+        return (_PASSTHROUGH, "lo") in ipv6_addresses()
+    return False
+
+
+def change_passthrough_address(verb: str) -> None:
+    """Add ::6 to lo, or delete it; by ioctl, struct in6_ifreq of linux/ipv6.h, which takes no
+    netlink. Raises OSError."""
+    socket = _socket.socket(_socket.AF_INET6, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    try:
+        request = pack("=16sIi", _PASSTHROUGH.packed, _PASSTHROUGH.max_prefixlen, _LOOPBACK_INDEX)
+        ioctl(socket.fileno(), _SIOCSIFADDR if verb == "add" else _SIOCDIFADDR, request)
+    finally:
+        socket.close()
 
 
 def _remedy(number: int) -> str:

@@ -1,8 +1,7 @@
 """The rule sets: each module turns a Config into what one family must hold."""
 
-from dataclasses import replace
-
 from ..config import Config, Mode
+from ..frozen import replace
 from ..matches import Comment
 from ..model import Chain, Family, Rule, Ruleset, Table
 from . import current, istio_1_0

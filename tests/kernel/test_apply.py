@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from shlex import join
 
 import pytest
 
@@ -515,3 +516,12 @@ def test_a_read_only_file_system_without_a_lock_file(lock: str) -> None:
         assert result.returncode == 0, result.stderr
         assert "result=applied" in result.stderr.splitlines()[-1]
         assert all(rules(pod.namespace).values())
+
+
+def test_closed_standard_streams_are_no_trouble(fresh: str) -> None:
+    command = join([sys.executable, "-m", "proxy_init", *ALL, "--no-ipv6"])
+    for _ in ("first", "second"):  # the second reads what the first has written
+        result = namespace.run(fresh, ["sh", "-c", f"exec {command} <&- >&- 2>&-"], env=ENVIRONMENT)
+        assert result.returncode == 0
+    assert run_in(fresh, *ALL, "--no-ipv6", "--no-reconcile").status == 0
+    assert "-j ISTIO_OUTPUT" in saved(fresh, Family.V4)["nat"]

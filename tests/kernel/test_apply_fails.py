@@ -363,6 +363,17 @@ def test_a_refusal_in_a_fresh_namespace_leaves_no_rule(fresh: str) -> None:
     assert rules(fresh) == {Family.V4: {}, Family.V6: {}}
 
 
+def test_a_family_that_is_alone_is_taken_back_too(fresh: str) -> None:
+    transparent = (*ALL, "-m", "TPROXY", "--no-ipv6")
+    assert run_in(fresh, *transparent).status == 0
+    assert run_in(fresh, "clean").status == 0
+    before = (counted(fresh), namespace.run(fresh, ["ip", "rule"]).stdout)
+    result = run_patched(fresh, refusing(errno.ENOMEM), *transparent)
+    assert result.status == 1
+    assert "what was written has been taken back" in result.stderr
+    assert (counted(fresh), namespace.run(fresh, ["ip", "rule"]).stdout) == before
+
+
 @pytest.mark.parametrize("family", [*BOTH, None], ids=["IPv4", "IPv6", "both"])
 def test_a_library_that_ends_the_work_while_reading_is_a_failure(
     fresh: str, tmp_path: Path, family: Family | None

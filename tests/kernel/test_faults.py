@@ -6,6 +6,7 @@ took is made to fail, in a run of its own.
 
 import errno
 import os
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from pods import namespace
+from proxy_init.kernel import routing
 from proxy_init.kernel.libiptc import Tables
+from proxy_init.kernel.netlink import Netlink
 from proxy_init.kernel.refusal import KernelRefused
 from tests.foreign import plant, run, surround, whole, without_priorities
 from tests.obstacles import replace, run_patched, told
@@ -35,6 +36,7 @@ CHANGES = {
     "TPROXY to other TPROXY": (TPROXY, OTHER_TPROXY),
 }
 any_change = pytest.mark.parametrize(("old", "new"), CHANGES.values(), ids=CHANGES)
+IP: dict[int, str] = {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
 REFUSED, BUG = "the kernel refused: ", "Traceback"
 
 
@@ -52,7 +54,7 @@ class Fault:
 def refused(step: str, number: int, **more: Any) -> Fault:
     """The kernel says no, as the caller of a step of that kind hears it."""
     error = (
-        NetlinkError(number)
+        OSError(number, os.strerror(number))
         if "netlink" in step
         else KernelRefused(f"table {step.split()[2]}", number)
     )
@@ -68,7 +70,7 @@ def faults(step: str) -> Iterator[Fault]:
         yield Fault(full, REFUSED, done=False)
         yield Fault(full, REFUSED, done=True)
         yield refused(step, errno.EPERM)
-        for word, number in (("'add'", errno.EEXIST), ("'delete'", errno.ENOENT)):
+        for word, number in ((" add ", errno.EEXIST), (" delete ", errno.ENOENT)):
             if word in step:  # though it is not so
                 yield refused(step, number)
     elif kind == "read":
@@ -99,7 +101,9 @@ class Saboteur:
         """Go to work in this process and its children."""
         for name in ("read", "stage", "commit"):
             replace(Tables, name, self._on_a_table(name))
-        replace(IPRoute, "__getattr__", self._on_netlink)
+        replace(Netlink, "get", self._on_get)
+        replace(Netlink, "change", self._on_change)
+        replace(routing, "change_passthrough_address", self._on_address)
 
     def _on_a_table(self, name: str) -> Callable[..., object]:
         def step(real: Callable[..., object], tables: Tables, what: Any) -> object:
@@ -108,16 +112,19 @@ class Saboteur:
 
         return step
 
-    def _on_netlink(self, real: Callable[..., Any], netlink: IPRoute, name: str) -> object:
-        request = real(netlink, name)
-        if name not in ("get_rules", "get_routes", "rule", "route", "addr"):
-            return request
+    def _on_get(
+        self, real: Callable[..., object], netlink: Netlink, kind: str, family: int
+    ) -> object:
+        return self._step(f"{IP[family]} netlink get {kind}", lambda: real(netlink, kind, family))
 
-        def step(*verb: str, **what: Any) -> object:
-            family = "IPv4" if what.get("family") == 2 else "IPv6"
-            return self._step(f"{family} netlink {name} {verb}", lambda: request(*verb, **what))
+    def _on_change(
+        self, real: Callable[..., object], netlink: Netlink, verb: str, kind: str, *what: Any
+    ) -> object:
+        label = f"{IP[what[0]['family']]} netlink {verb} {kind}"
+        return self._step(label, lambda: real(netlink, verb, kind, *what))
 
-        return step
+    def _on_address(self, real: Callable[..., object], verb: str) -> object:
+        return self._step(f"IPv6 netlink {verb} address", lambda: real(verb))
 
     def _step(self, label: str, take: Callable[[], object]) -> object:
         self.counted[label] += 1
@@ -189,7 +196,7 @@ def test_a_step_that_fails_leaves_the_kernel_as_it_was(
     with fresh_namespace() as watched:
         prepared(watched, tmp_path, old)
         steps = steps_of(watched, new, tmp_path)
-    for kind in ("read", "stage", "commit", "get_rules", "rule", "route"):
+    for kind in ("read", "stage", "commit", "get rule", "rule", "route"):
         assert {step.split()[0] for step in steps if f" {kind} " in step} >= {"IPv4", "IPv6"}, kind
     before = prepared(fresh, tmp_path, old)
     wrong: list[str] = []
@@ -245,26 +252,23 @@ def test_what_somebody_else_does_just_before_us_is_done(
 ) -> None:
     prepared(fresh, tmp_path, old)
     steps = [
-        step for step in steps_of(fresh, new, tmp_path) if "('add',)" in step or "('del" in step
+        step for step in steps_of(fresh, new, tmp_path) if " add " in step or " delete " in step
     ]
     after = without_priorities(whole(fresh))
     assert run_in(fresh, *old).status == 0
     twice = tmp_path / "twice"
 
-    def hasty(real: Callable[..., Any], netlink: IPRoute, name: str) -> object:
-        request = real(netlink, name)
-        if name not in ("rule", "route", "addr"):
-            return request
+    def hasty(real: Callable[..., object], *what: Any) -> object:
+        real(*what)
+        with twice.open("a") as file:
+            file.write(f"{what}\n")
+        return real(*what)  # the real refusal
 
-        def step(*verb: str, **what: Any) -> object:
-            request(*verb, **what)
-            with twice.open("a") as file:
-                file.write(f"{name} {verb} {what}\n")
-            return request(*verb, **what)  # the real refusal
+    def patch() -> None:
+        replace(Netlink, "change", hasty)
+        replace(routing, "change_passthrough_address", hasty)
 
-        return step
-
-    result = run_patched(fresh, lambda: replace(IPRoute, "__getattr__", hasty), *new)
+    result = run_patched(fresh, patch, *new)
     assert result.status == 0, result.stderr
     assert len(twice.read_text().splitlines()) == len(steps) >= 4
     assert without_priorities(whole(fresh)) == after

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import proxy_init.reading
-from proxy_init.__main__ import main
-from proxy_init.cli.log import logger
+from proxy_init.cli.main import main
 from proxy_init.flags import FLAGS
 from proxy_init.kernel.workers import Worker
+from proxy_init.log import logger
 
 from .fakes import VARIABLES_WITHOUT_A_FLAG
 
@@ -40,9 +40,8 @@ def call(monkeypatch: pytest.MonkeyPatch, last_words: Path) -> Iterator[Call]:
         monkeypatch.setattr("sys.argv", ["proxy-init", *argv])
         return main()
 
-    handlers = logger.handlers
     yield run
-    logger.handlers = handlers
+    logger.set_up("info", as_json=False)
 
 
 def _refuse(*_: object) -> None:

@@ -10,7 +10,7 @@ from hypothesis import settings
 
 from proxy_init.config import Config, settle
 from proxy_init.errors import BadCall
-from proxy_init.reader import Machine
+from proxy_init.machine import Machine
 from proxy_init.reading import read_config
 
 VARIABLES_WITHOUT_A_FLAG = (

@@ -199,3 +199,16 @@ def test_the_help_of_a_command_lists_its_own_options_and_the_flags(
     assert call("--help") == 0
     general = capsys.readouterr().out
     assert command in general and option not in general
+
+
+def test_the_entry_point_runs_as_a_file_too() -> None:
+    # As the image starts it, with what it is told to leave out.
+    file = ROOT / "proxy_init" / "__main__.py"
+    command = [sys.executable, "-I", "-S", str(file), "-n", "-4", *USUAL]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    module = [sys.executable, "-m", "proxy_init", "-n", "-4", *USUAL]
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    same = subprocess.run(
+        module, capture_output=True, text=True, timeout=60, env=environ, check=True
+    )
+    assert result.stdout == same.stdout != ""

@@ -1,13 +1,13 @@
 """From flags, variables and files to one checked value."""
 
 import shlex
-from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 import pytest
 
 from proxy_init.config import EVERYTHING, Config, Mode, settle
 from proxy_init.errors import BadCall
+from proxy_init.frozen import replace
 from proxy_init.model import Family
 
 from .fakes import FakeMachine, complaints, read, read_on
@@ -277,7 +277,7 @@ def without_defaults(config: Config) -> dict[str, object]:
     default = read()
     return {
         name: getattr(config, name)
-        for name in Config.__dataclass_fields__
+        for name in Config.__match_args__
         if getattr(config, name) != getattr(default, name)
     }
 

@@ -1,11 +1,12 @@
 """From what a table holds to what it must hold: tried on tables that exist in memory only."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy_init.frozen import replace
 from proxy_init.matches import (
     ACCEPT,
     DROP,

@@ -1,0 +1,54 @@
+"""One call: which command it is, how its failure is told, and its exit status."""
+
+import os
+import sys
+
+from .. import __version__
+from ..errors import BadCall, ProxyInitError
+from ..flags import split
+from . import apply
+from .termination import leave_last_words
+
+
+def main() -> int:
+    """Run one command line and give the exit status."""
+    words = sys.argv[1:]
+    if words[:1] == ["istio-iptables"]:  # how manifests of today's sidecar image begin
+        del words[0]
+    try:
+        return _run(words)
+    except ProxyInitError as error:
+        if isinstance(error, BadCall):
+            for line in str(error).splitlines():
+                print(f"proxy-init: {line}", file=sys.stderr)
+        leave_last_words(str(error), os.environ)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    except Exception as bug:
+        import traceback
+
+        traceback.print_exc()
+        # Of one in a worker, the last line says what it was there.
+        what = "".join(traceback.format_exception_only(bug)).strip().splitlines()[-1]
+        line = f"this is a bug in proxy-init, please report it: {what}"
+        print(f"proxy-init: {line}", file=sys.stderr)
+        leave_last_words(line, os.environ)
+        return 1
+
+
+def _run(words: list[str]) -> int:
+    given = split(words).given
+    if "version" in given:
+        print(__version__)
+        return 0
+    if words and not words[0].startswith("-"):
+        from .app import COMMANDS, run
+
+        if words[0] in COMMANDS:
+            return run(words)
+    elif "help" in given:
+        from .app import run
+
+        return run(["--help"])
+    return apply.run(words, os.environ)

@@ -1,0 +1,79 @@
+"""Frozen values: what `dataclasses.dataclass(frozen=True)` makes, without what that costs.
+
+`dataclasses` imports `inspect`, and writes and compiles seven methods for each class. For the
+fifty classes of a plain call that took 25 ms, half of all the time that a pod's start waits for us.
+Here all classes share their methods.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar, dataclass_transform
+
+    Class = TypeVar("Class")
+    Value = TypeVar("Value")
+else:
+
+    def dataclass_transform(**_):
+        return lambda decorator: decorator
+
+
+@dataclass_transform(frozen_default=True)
+def frozen(cls: type[Class]) -> type[Class]:
+    """Make `cls` a frozen value. Its annotated names are its fields, in this order.
+
+    What is assigned to one there is its default. Methods that the class has itself stay.
+    """
+    names = tuple(cls.__annotations__)
+    defaults = {name: cls.__dict__[name] for name in names if name in cls.__dict__}
+    shared = {"__match_args__": names, "_defaults": defaults, **_METHODS}
+    for name, member in shared.items():
+        # Python itself gives a class that defines __eq__ a __hash__ of None.
+        if cls.__dict__.get(name) is None:
+            setattr(cls, name, member)
+    return cls
+
+
+def replace(value: Value, **changes: object) -> Value:
+    """The same value with other contents in some fields."""
+    return type(value)(**{**value.__dict__, **changes})
+
+
+def _init(self, *values, **named):  # type: ignore[no-untyped-def]
+    names = self.__match_args__
+    fields = self.__dict__
+    fields.update(self._defaults)
+    fields.update(zip(names, values))  # noqa: B905  checked below
+    fields.update(named)
+    if len(values) > len(names) or set(names) != fields.keys():
+        raise TypeError(f"{type(self).__name__} has the fields {', '.join(names)}")
+
+
+def _eq(self, other):  # type: ignore[no-untyped-def]
+    if type(self) is not type(other):
+        return NotImplemented
+    return self.__dict__ == other.__dict__
+
+
+def _hash(self):  # type: ignore[no-untyped-def]
+    return hash(tuple(self.__dict__[name] for name in self.__match_args__))
+
+
+def _repr(self):  # type: ignore[no-untyped-def]
+    fields = ", ".join(f"{name}={self.__dict__[name]!r}" for name in self.__match_args__)
+    return f"{type(self).__qualname__}({fields})"
+
+
+def _setattr(self, name, value=None):  # type: ignore[no-untyped-def]
+    raise AttributeError(f"{name}: a {type(self).__name__} is frozen")
+
+
+_METHODS = {
+    "__init__": _init,
+    "__eq__": _eq,
+    "__hash__": _hash,
+    "__repr__": _repr,
+    "__setattr__": _setattr,
+    "__delattr__": _setattr,
+}

@@ -1,0 +1,139 @@
+"""The benchmark; tests/bench/run installs what it needs and runs it."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from .cases import Case, Cases
+from .connections import Walked, connection_times
+from .timer import Cost, Job
+
+Costs = Mapping[Case, Sequence[Cost]]
+
+
+def main() -> None:
+    """Measure, print tables, and draw."""
+    parser = argparse.ArgumentParser(prog="tests/bench/run")
+    parser.add_argument("--program", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=15, help="how often each is timed (15)")
+    parser.add_argument("--plots", type=Path, help="the directory to draw plots into")
+    parser.add_argument("--peer", action="append", default=[], help="another program to time")
+    given = parser.parse_args()
+    console = Console(highlight=False, width=100)
+    console.print(machine())
+    with tempfile.TemporaryDirectory() as directory:
+        work = Path(directory)
+        work.chmod(0o755)
+        cases = list(Cases(given.program, work, given.peer))
+        costs = whole_process(cases, given.rounds)
+        console.print(table_of_costs(costs))
+        times = connection_times(given.rounds, {"list": ()}, work)
+        console.print(table_of_connections(times))
+    if given.plots:
+        from .plots import draw
+
+        draw(
+            {case: median(found) for case, found in costs.items()},
+            {walked: statistics.median(found) for walked, found in times.items()},
+            machine(),
+            given.plots,
+        )
+
+
+def machine() -> str:
+    """What this is measured on, in a line."""
+    model = next(
+        line.partition(": ")[2]
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    )
+    told = subprocess.run(["iptables-legacy", "--version"], capture_output=True, text=True)
+    system = f"Linux {platform.release()}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} processors {model}, {system}, {' '.join(told.stdout.split()[:2])}"
+
+
+def whole_process(cases: Sequence[Case], rounds: int) -> Costs:
+    """Each case `rounds` times, one after the other in turn, so that noise hits all alike.
+
+    A round before the first warms up, and is not counted.
+    """
+    costs: dict[Case, list[Cost]] = {case: [] for case in cases}
+    with timer() as (jobs, answers):
+        for number in range(rounds + 1):
+            for case in cases:
+                job = Job(before=[*map(list, case.before)], command=[*case.command])
+                print(json.dumps(job), file=jobs, flush=True)
+                cost: Cost = json.loads(answers.readline())
+                if cost["status"]:
+                    raise SystemExit(f"{case.command} ended with {cost['status']}")
+                if number:
+                    costs[case].append(cost)
+    return costs
+
+
+@contextmanager
+def timer() -> Iterator[tuple[IO[str], IO[str]]]:
+    """A process that takes jobs and answers what they cost, see timer.py."""
+    command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("timer.py"))]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin and process.stdout
+        yield process.stdin, process.stdout
+        process.stdin.close()
+
+
+def table_of_costs(costs: Costs) -> Table:
+    """A row a case; the share is that of the script of 1.0.0, which does the same."""
+    table = Table("", "by", title="A whole process, in a new network namespace", box=SIMPLE_HEAD)
+    for title in ("median ms", "least ms", "CPU ms", "of the script's", "peak MiB"):
+        table.add_column(title, justify="right")
+    scripts = {case.job: median(found) for case, found in costs.items() if "script" in case.by}
+    job = ""
+    for case, found in costs.items():
+        script = scripts.get(case.job)
+        table.add_row(
+            case.job if case.job != job else "",
+            case.by,
+            f"{median(found):.1f}",
+            f"{min(cost['milliseconds'] for cost in found):.1f}",
+            f"{statistics.median(cost['cpu_milliseconds'] for cost in found):.1f}",
+            f"{median(found) / script:.2f}" if script else "",
+            f"{max(cost['peak_mib'] for cost in found):.0f}",
+        )
+        job = case.job
+    return table
+
+
+def median(costs: Sequence[Cost]) -> float:
+    """The median of the milliseconds."""
+    return statistics.median(cost["milliseconds"] for cost in costs)
+
+
+def table_of_connections(times: Mapping[Walked, Sequence[float]]) -> Table:
+    """A row a number of CIDRs, a column a way to hold them."""
+    hows = list(dict.fromkeys(walked.how for walked in times))
+    table = Table("CIDRs", title="To establish a connection, median µs", box=SIMPLE_HEAD)
+    for how in hows:
+        table.add_column(how, justify="right")
+    for length in dict.fromkeys(walked.length for walked in times):
+        medians = (statistics.median(times[Walked(how, length)]) for how in hows)
+        table.add_row(f"{length:,}", *(f"{microseconds:.1f}" for microseconds in medians))
+    return table
+
+
+if __name__ == "__main__":
+    main()

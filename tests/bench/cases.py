@@ -1,0 +1,146 @@
+"""What is measured: our program in its usual jobs, and other ways to get the same rules."""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+USUAL = (
+    *("-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT"),
+    *("-i", "*", "-b", "*", "-d", "15090,15021,15020"),
+)
+TPROXY = (*USUAL, "-m", "TPROXY")
+DUAL_STACK = (*USUAL, "--dual-stack", "--redirect-dns", "--capture-all-dns")
+OLD = ("--ruleset", "1.0")
+LENGTHS = (10, 100, 1000, 10_000)
+LONGEST_OF_SCRIPT = 1000  # more takes it a minute
+
+# As in a pod of a dual-stack cluster.
+ADDRESSES = (
+    ("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "outside"),
+    ("ip", "address", "add", "10.1.2.3/24", "dev", "eth0"),
+    ("ip", "address", "add", "fd00::3/64", "dev", "eth0", "nodad"),
+    ("ip", "link", "set", "eth0", "up"),
+)
+
+Command = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command to time, and what comes before it in its namespace."""
+
+    job: str
+    """What is to be done, the same for all who do it."""
+    by: str
+    command: Command
+    before: tuple[Command, ...] = ()
+    length: int = 0
+    """How many CIDRs there are in -x."""
+
+
+class Cases:
+    """The cases, for a program in `directory`; files that they need go to `work`."""
+
+    def __init__(self, directory: Path, work: Path, peers: Sequence[str]) -> None:
+        # As the image starts it.
+        python = getattr(sys, "_base_executable", sys.executable)
+        self._ours = (python, "-I", "-S", str(directory / "proxy_init" / "__main__.py"))
+        self._work = work
+        self._peers = peers
+
+    def __iter__(self) -> Iterator[Case]:
+        yield from self._usual()
+        for length in LENGTHS:
+            yield from self._excluding(length)
+
+    def _usual(self) -> Iterator[Case]:
+        ours = self._ours
+        yield Case("nothing at all", "Python", (*ours[:3], "-c", "pass"))
+        yield Case("REDIRECT", "proxy-init", (*ours, *USUAL))
+        yield Case("REDIRECT", "script of 1.0.0", self._script("REDIRECT", *OLD, *USUAL))
+        yield Case("REDIRECT", "iptables-restore", self._restore("REDIRECT", *USUAL))
+        for peer in self._peers:
+            yield Case("REDIRECT", peer.split()[0], (*peer.split(), *USUAL))
+        yield Case("REDIRECT again", "proxy-init", (*ours, *USUAL), ((*ours, *USUAL),))
+        yield Case("dry run", "proxy-init", (*ours, *USUAL, "-n"))
+        yield Case("TPROXY", "proxy-init", (*ours, *TPROXY))
+        yield Case("TPROXY", "script of 1.0.0", self._script("TPROXY", *OLD, *TPROXY))
+        yield Case("TPROXY", "iptables-restore", self._restore("TPROXY", *TPROXY))
+        yield Case("dual stack, DNS", "proxy-init", (*ours, *DUAL_STACK), ADDRESSES)
+        restore = self._restore("dual", *DUAL_STACK, "--ipv6")
+        yield Case("dual stack, DNS", "iptables-restore", restore, ADDRESSES)
+
+    def _excluding(self, length: int) -> Iterator[Case]:
+        path = self._work / f"cidrs-{length}"
+        path.write_text("\n".join(cidrs(length)))
+        flags = (*USUAL, "-x", f"@{path}")
+        job, name = f"REDIRECT, {length:,} CIDRs", str(length)
+        yield Case(job, "proxy-init", (*self._ours, *flags), length=length)
+        yield Case(job, "iptables-restore", self._restore(name, *flags), length=length)
+        if length <= LONGEST_OF_SCRIPT:
+            script = self._script(name, *OLD, *flags)
+            yield Case(job, "script of 1.0.0", script, length=length)
+
+    def _dry_run(self, *flags: str) -> str:
+        result = subprocess.run([*self._ours, *flags, "-n"], capture_output=True, check=True)
+        return result.stdout.decode()
+
+    def _restore(self, name: str, *flags: str) -> Command:
+        """The floor: one program of C, fed with the rules as text."""
+        text = self._dry_run(*flags)
+        programs = {4: "iptables-legacy-restore", 6: "ip6tables-legacy-restore"}
+        paths = {version: self._work / f"{name}-{version}" for version in programs}
+        ipv4, _, ipv6 = text.partition("# IPv6\n")
+        paths[4].write_text(ipv4)
+        paths[6].write_text(ipv6)
+        if not ipv6:
+            return (programs[4], str(paths[4]))
+        both = " && ".join(f"{programs[version]} {paths[version]}" for version in programs)
+        return ("sh", "-c", both)
+
+    def _script(self, name: str, *flags: str) -> Command:
+        path = self._work / f"{name}.sh"
+        path.write_text(script(self._dry_run(*flags)))
+        return ("bash", str(path))
+
+
+# What the script of the 1.0.0 image took away first, whatever there was.
+REMOVED = (
+    "-t nat -D PREROUTING -p tcp -j ISTIO_INBOUND",
+    "-t mangle -D PREROUTING -p tcp -j ISTIO_INBOUND",
+    "-t nat -D OUTPUT -p tcp -j ISTIO_OUTPUT",
+    *("-t nat -F ISTIO_OUTPUT", "-t nat -X ISTIO_OUTPUT"),
+    *("-t nat -F ISTIO_INBOUND", "-t nat -X ISTIO_INBOUND"),
+    *("-t mangle -F ISTIO_INBOUND", "-t mangle -X ISTIO_INBOUND"),
+    *("-t mangle -F ISTIO_DIVERT", "-t mangle -X ISTIO_DIVERT"),
+    *("-t mangle -F ISTIO_TPROXY", "-t mangle -X ISTIO_TPROXY"),
+    *("-t nat -F ISTIO_REDIRECT", "-t nat -X ISTIO_REDIRECT"),
+    *("-t nat -F ISTIO_IN_REDIRECT", "-t nat -X ISTIO_IN_REDIRECT"),
+)
+
+
+def script(text: str) -> str:
+    """A stand-in for the script of the 1.0.0 image: a program for each thing that is removed, for
+    each chain and for each rule, the rules being those of our own dry run's `text`."""
+    lines = [f"iptables-legacy {removed}" for removed in REMOVED]
+    program = table = ""
+    for line in text.splitlines():
+        if line.startswith("# IPv"):
+            program = "iptables-legacy" if line.endswith("4") else "ip6tables-legacy"
+        elif line.startswith("# "):
+            lines.append(line.removeprefix("# "))  # ip rule, ip route
+        elif line.startswith("*"):
+            table = line[1:]
+        elif line.startswith(":ISTIO_"):
+            lines.append(f"{program} -t {table} -N {line[1:].split()[0]}")
+        elif line.startswith("-A"):
+            lines.append(f"{program} -t {table} {line}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def cidrs(length: int) -> Iterator[str]:
+    """Networks of which no two lie side by side, so that none can be merged."""
+    for number in range(length):
+        yield f"{10 + number // 2**15}.{number // 2**7 % 2**8}.{number * 2 % 2**8}.0/24"

@@ -1,0 +1,50 @@
+"""A pod's start waits for the program: what a plain call must not load, since that takes long."""
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from pods import namespace
+from tests.running import fresh_namespace
+
+USUAL = ("-u", "1337", "-i", "*", "-b", "*", "-d", "15090")
+ONE_FAMILY = (*USUAL, "--no-ipv6")
+# Each takes 1 to 120 ms to load, of the 30 that a run has.
+HEAVY = {"asyncio", "ctypes.util", "dataclasses", "inspect", "json", "logging", "netaddr"}
+HEAVY |= {"pathlib", "pyroute2", "rich", "socket", "subprocess", "sysconfig", "tempfile", "typer"}
+FOR_SOME = {"difflib", "pickle", "proxy_init.kernel.netlink", "traceback", "typing"}
+
+
+@pytest.fixture
+def fresh() -> Iterator[str]:
+    with fresh_namespace() as name:
+        yield name
+
+
+@pytest.mark.parametrize(
+    ("flags", "allowed"),
+    [
+        (ONE_FAMILY, set()),
+        ((*ONE_FAMILY, "-n"), set()),
+        ((*USUAL, "--ipv6"), {"pickle"}),
+        ((*ONE_FAMILY, "-m", "TPROXY"), {"proxy_init.kernel.netlink", "typing"}),
+    ],
+    ids=["REDIRECT", "dry run", "two families", "TPROXY"],
+)
+def test_what_a_run_loads(fresh: str, flags: tuple[str, ...], allowed: set[str]) -> None:
+    lines = (
+        f"import sys; sys.path[:] = {sys.path!r}; sys.argv = {['proxy-init', *flags]!r}",
+        "from proxy_init.cli.main import main",
+        "status = main()",
+        "print('loaded', *sys.modules)",
+        "sys.exit(status)",
+    )
+    for _ in ("first", "second"):
+        # Without site, which loads what .venv needs to find an editable installation.
+        command = [sys.executable, "-I", "-S", "-c", "\n".join(lines)]
+        result = namespace.run(fresh, command, env={})
+        assert result.returncode == 0, result.stderr
+        loaded = set(result.stdout.splitlines()[-1].split())
+        assert {"loaded", "re", "proxy_init.cli.main"} <= loaded
+        assert not loaded & (HEAVY | FOR_SOME - allowed)
