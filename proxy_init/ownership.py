@@ -98,6 +98,17 @@ def numbers_of_ours(table: Table, expected: Table | None = None) -> Mapping[str,
     return {name: frozenset(numbers) for name, numbers in found.items() if numbers}
 
 
+def numbers_for_virtual_interfaces(table: Table, expected: Table | None = None) -> frozenset[int]:
+    """Those of our rules in PREROUTING that -k puts there, above all others; for `expected`, see
+    `numbers_of_ours`."""
+    captures = dict(_numbered(_prerouting(table), _capture_on_arrival))
+    arriving = list(_numbered(_prerouting(table), _return_on_arrival))
+    behind = frozenset(_behind_captures(table, captures, arriving))
+    own = numbers_of_ours(table).get("PREROUTING", frozenset())
+    alone = numbers_of_ours(table, expected).get("PREROUTING", frozenset()) - own
+    return behind | captures.keys() | alone
+
+
 def _jumps_to_ours(rule: Rule) -> bool:
     return isinstance(rule.target, Jump | UnknownTarget) and rule.target.name.startswith(PREFIX)
 

@@ -4,9 +4,15 @@ Pure: values in, values out. kernel/apply.py carries it out, in an order that le
 """
 
 from .frozen import frozen, replace
-from .matches import RETURN
 from .model import BUILT_IN, Chain, Rule, Table
-from .ownership import Ours, Placed, in_sight, numbers_of_ours, ours_in
+from .ownership import (
+    Ours,
+    Placed,
+    in_sight,
+    numbers_for_virtual_interfaces,
+    numbers_of_ours,
+    ours_in,
+)
 
 
 @frozen
@@ -53,6 +59,7 @@ def arrange(wanted: Table, present: Table) -> Ours:
     placed: dict[str, tuple[Placed, ...]] = {}
     numbers = numbers_of_ours(present, wanted)
     here = ours_in(present, wanted).placed
+    virtual = numbers_for_virtual_interfaces(present, wanted)
     for chain in wanted.chains:
         if chain.name not in BUILT_IN[wanted.name]:
             continue
@@ -63,7 +70,13 @@ def arrange(wanted: Table, present: Table) -> Ours:
         top = tuple(Placed(0, rule) for rule in chain.rules[: chain.top])
         rest = chain.rules[chain.top :]
         lowest = in_sight(foreign, wanted.name)
-        placed[chain.name] = top + _in_place(rest, here.get(chain.name, ()), lowest)
+        above = virtual if chain.name == "PREROUTING" else frozenset[int]()
+        below = tuple(
+            place
+            for number, place in zip(sorted(own), here.get(chain.name, ()), strict=True)
+            if number not in above
+        )
+        placed[chain.name] = top + _in_place(rest, below, lowest)
     chains = {
         chain.name: chain.rules
         for chain in wanted.chains
@@ -73,16 +86,12 @@ def arrange(wanted: Table, present: Table) -> Ours:
 
 
 def _in_place(rules: tuple[Rule, ...], here: tuple[Placed, ...], lowest: int) -> tuple[Placed, ...]:
-    """The rules where they stand already, else where ours begin, or at `lowest`.
-
-    Where nothing but RETURNs are wanted, `ownership` looks for them at `lowest`.
-    """
+    """The rules where they stand already, else where ours begin, or at `lowest`."""
     already = here[len(here) - len(rules) :]
     reached = all(placed.behind <= lowest for placed in already)
     if reached and tuple(placed.rule for placed in already) == rules:
         return already
-    anchored = bool(here) and any(rule.target != RETURN for rule in rules)
-    behind = min(here[-1].behind, lowest) if anchored else lowest
+    behind = min(here[-1].behind, lowest) if here else lowest
     return tuple(Placed(behind, rule) for rule in rules)
 
 
