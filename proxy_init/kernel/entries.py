@@ -151,10 +151,11 @@ def _copy(place: Any, content: bytes) -> None:
 
 
 def _interface_bytes(name: str) -> tuple[bytes, bytes]:
-    """An interface's name and its mask: a whole name includes its final zero byte, a prefix, which
-    ends in +, does not."""
-    bare = os.fsencode(name.removesuffix("+"))
-    return bare, b"\xff" * (len(bare) + (not name.endswith("+")))
+    """An interface's name and its mask. A whole name includes its final zero byte. Of a prefix, the
+    + stays in the name behind what the mask covers: iptables-save 1.8.11 prints names as they are.
+    """
+    written = os.fsencode(name)
+    return written, b"\xff" * (len(written) + (-1 if name.endswith("+") else 1))
 
 
 class EntryReader:
@@ -190,10 +191,10 @@ class EntryReader:
             yield _network(Source, bytes(header.src), bytes(header.smsk), negated(Source))
         if any(bytes(header.dmsk)) or negated(Destination):
             yield _network(Destination, bytes(header.dst), bytes(header.dmsk), negated(Destination))
-        if header.iniface_mask:
+        if header.iniface_mask or negated(InInterface):
             name, mask = header.iniface, header.iniface_mask
             yield _interface(InInterface, name, mask, negated(InInterface))
-        if header.outiface_mask:
+        if header.outiface_mask or negated(OutInterface):
             name, mask = header.outiface, header.outiface_mask
             yield _interface(OutInterface, name, mask, negated(OutInterface))
         if header.proto:
@@ -264,11 +265,11 @@ def _network(
 def _interface(
     kind: type[InInterface] | type[OutInterface], name: bytes, mask: bytes, negated: bool
 ) -> Match:
-    text = os.fsdecode(name)
-    for whole in (text, f"{text}+"):
-        if _interface_bytes(whole) == (name, mask):
-            return kind(whole, negated)
-    return UnknownMatch(kind.__name__, (Option(text, mask.hex(), negated),))
+    if mask == b"\xff" * (len(name) + 1):
+        return kind(os.fsdecode(name), negated)
+    if mask == b"\xff" * len(mask) and name[len(mask) :] in (b"", b"+"):
+        return kind(os.fsdecode(name[: len(mask)] + b"+"), negated)
+    return UnknownMatch(kind.__name__, (Option(os.fsdecode(name), mask.hex(), negated),))
 
 
 def _options(extension: Any) -> tuple[Option, ...]:

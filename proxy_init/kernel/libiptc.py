@@ -3,6 +3,7 @@
 Its habits, and what is done about them here:
 - Importing it looks for its libraries by running programs; `load` tells it their sonames.
 - What it makes of rules, and how that is used, stands in entries.py.
+- It knows the options of an extension in the layout of iptables 1.8.10 and before: `_options_of`.
 - libxtables may end the process on an error: work with it in a child process, see workers.py.
 """
 
@@ -39,6 +40,7 @@ _SONAMES = {
     "ip6tc": "libip6tc.so.2",
     "libxtables.so.12": "libxtables.so.12",
 }
+_LARGEST_BASE = 36  # man 3 strtoul
 
 
 def load() -> ModuleType:
@@ -59,8 +61,30 @@ def load() -> ModuleType:
         # Its regular expressions lack the r in front, which newer Pythons warn about.
         warnings.simplefilter("ignore")
         import iptc
+    kind = iptc.xtables.xtables
+    look_up, check = kind._option_lookup, kind._options_fcheck
+    kind._option_lookup = lambda self, table, name: look_up(self, _options_of(table), name)
+    kind._options_fcheck = lambda self, name, flags, table: check(
+        self, name, flags, _options_of(table)
+    )
     loaded: ModuleType = iptc
     return loaded
+
+
+def _options_of(table: Any) -> Iterator[Any]:
+    """The entries of an extension's table of options, which one without a name ends.
+
+    Since iptables 1.8.11 struct xt_option_entry has one field more (xtables.h: base, of a number)
+    behind those that python-iptables knows, and the library is called libxtables.so.12 as before.
+    """
+    kind = table._type_
+    size, larger = ctypes.sizeof(kind), ctypes.sizeof(kind) + ctypes.sizeof(ctypes.c_void_p)
+    address = ctypes.addressof(table.contents)
+    while (entry := kind.from_address(address)).name:
+        yield entry
+        behind = ctypes.c_size_t.from_address(address + size).value
+        # The next entry begins with a pointer; a base is small, and behind the last all is zero.
+        address += size if behind > _LARGEST_BASE else larger
 
 
 def _not_for_iptc() -> Mapping[str, ModuleType | None]:

@@ -489,6 +489,17 @@ def test_with_the_two_capabilities_it_sees_all(fresh: str, uid: int) -> None:
         assert result.status == expected, result.stderr
 
 
+@both_families
+def test_what_the_iptables_program_wrote_is_read_as_meant(fresh: str, family: Family) -> None:
+    flags = (*ALL, "-c", "veth+,eth1", "-k", "net+")
+    applied(fresh, *flags)
+    text = saved(fresh, family)["nat"]
+    assert "-i veth+ " in text
+    assert "-i net+ " in text
+    assert restored(fresh, family, text).returncode == 0
+    assert (status(fresh, *flags).status, saved(fresh, family)["nat"]) == (0, text)
+
+
 def test_mode_none_asks_for_nothing(fresh: str) -> None:
     assert run_in(fresh, *ALL).status == 0
     result = run_in(fresh, "status", "-m", "NONE")
