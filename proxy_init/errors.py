@@ -46,6 +46,12 @@ class ApplyFailed(ProxyInitError):
     """The kernel did not take the rules; it holds what it held before."""
 
 
+class ValidationFailed(ProxyInitError):
+    """A probe went elsewhere than the flags say; repair controllers know the number."""
+
+    exit_status = 126
+
+
 def shown(text: str, limit: int = 80) -> str:
     """`text` in quotes, on one line, with control characters escaped, cut at `limit` characters."""
     return repr(text if len(text) <= limit else text[: limit - 1] + "…")

@@ -44,7 +44,7 @@ from .matches import (
     UnknownTarget,
     Verdict,
 )
-from .model import BUILT_IN, Family, PolicyRoute, Rule, Table
+from .model import BUILT_IN, Chain, Family, PolicyRoute, Rule, Table
 
 Address: TypeAlias = IPv4Address | IPv6Address
 
@@ -97,6 +97,16 @@ class Scene:
             for chain in table.chains:
                 for number, rule in enumerate(chain.rules, start=1):
                     yield (table.name, chain.name, number), rule
+
+    def without(self, table: str, chain: str, number: int) -> "Scene":
+        """The same with one rule lost, by its number from 1 in its chain."""
+        chains = tuple(
+            Chain(each.name, each.rules[: number - 1] + each.rules[number:], each.top, each.policy)
+            if each.name == chain
+            else each
+            for each in self.tables[table].chains
+        )
+        return replace(self, tables={**self.tables, table: Table(table, chains)})
 
     def is_local(self, address: Address) -> bool:
         """Whether the pod itself has the address."""
@@ -209,7 +219,10 @@ class _Walker:
 
     def _result(self, outcome: Outcome) -> Walk:
         by, port = (self.captured if outcome is Outcome.CAPTURED else None) or (None, None)
-        last = next((visit for visit in reversed(self.path) if visit.matched), None)
+        # A jump that came back, a mark or a zone let the packet go on.
+        final = (Verdict, Reject, UnknownTarget)
+        matched = (visit for visit in reversed(self.path) if visit.matched)
+        last = next((visit for visit in matched if isinstance(visit.rule.target, final)), None)
         return Walk(outcome, by, port, tuple(self.path), self.decided_by or last)
 
     def _capture(self, by: str, port: int) -> None:

@@ -101,6 +101,9 @@ def known_weakness(config: Config, journey: Journey, packet: Packet) -> str | No
             "it and whatever is excluded"
         )
 
+    if out and journey.local and config.captures_dns and packet.destination_port == 53:
+        return "with DNS capture, TCP to port 53 of the pod itself counts as outbound"
+
     def ask(match: Match) -> bool | None:
         return asks_for(match, packet, journey.first_hook)
 

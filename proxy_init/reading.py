@@ -299,7 +299,6 @@ def _not_in_1_0(config: Config, reader: Reader) -> Iterator[Mistake]:
 
 def _not_in_this_version(config: Config, reader: Reader) -> Iterator[Mistake]:
     missing = {
-        "run_validation": config.run_validation,
         "backend": config.backend == "nft",
         "cidr_tree": config.cidr_tree == "always",
     }

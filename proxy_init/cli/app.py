@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from ..flags import FLAGS, Flag, Takes, split
-from . import apply, counters, explain, graph, prove, status
+from . import apply, counters, explain, graph, prove, status, validate
 
 Run = Callable[[Sequence[str], Mapping[str, str]], int]
 
@@ -38,6 +38,7 @@ class Command(NamedTuple):
 COMMANDS: Mapping[str, Command] = {
     "clean": Command(_clean, "Remove everything of ours, nothing else."),
     "status": Command(status.run, "Compare the kernel with what the flags ask for."),
+    "validate": Command(validate.run, "Send real probes through the kernel's rules."),
     "explain": Command(
         explain.run, "Walk one packet through the rules, and say why.", explain.OPTIONS
     ),

@@ -25,7 +25,12 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
             if config.dry_run:
                 print_text(dry_run_text(config, rulesets))
                 return 0
-            result = _carry_out(config, rulesets)
+            done = _carry_out(config, rulesets)
+            if config.run_validation and not config.cleanup_only:
+                from .validate import after_applying
+
+                after_applying(config, rulesets, words)
+            result = done
     except BadCall:
         raise
     except Exception:

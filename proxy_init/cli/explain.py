@@ -2,16 +2,28 @@
 
 import json
 import re
+import shlex
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
+from itertools import chain
 from typing import Any
 
 from .. import values
 from ..config import Config
 from ..errors import BadCall, Mistake
-from ..explain import Address, Direction, Packet, Visit, Walk, alternatives, sentence, walk
-from ..flags import Flag
+from ..explain import (
+    Address,
+    Direction,
+    Packet,
+    Visit,
+    Walk,
+    alternatives,
+    endpoint_text,
+    sentence,
+    walk,
+)
+from ..flags import Flag, split
 from ..kernel.host import addresses, is_global
 from ..text import rule_text
 from .scenes import LIVE, scene_of
@@ -90,6 +102,41 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
         as_text = _json if config.output == "json" else _text
         print_text(as_text(packet, result, others))
     return 0
+
+
+def flags_of(words: Sequence[str], own: Sequence[Flag] = ()) -> list[str]:
+    """A call's flags, without a command's own and those that say how to print."""
+    left_out = {*(flag.name for flag in own), "output"}
+    found = []
+    for name, given in split(words, own).given.items():
+        if name in left_out or not given.text:
+            continue
+        if given.source.startswith("--") or given.text in ("true", "false"):
+            found.append(f"{given.source}={given.text}")
+        else:
+            found += [given.source, given.text]
+    return found
+
+
+def explain_call(flags: Sequence[str], packet: Packet, *more: str) -> str:
+    """The call that shows the way of a packet; `more` words end it."""
+    options = {
+        "--to": endpoint_text(packet.destination, packet.destination_port),
+        "--from": endpoint_text(packet.source, packet.source_port),
+        "--interface": packet.interface,
+    }
+    if packet.direction is Direction.IN:
+        options["--direction"] = "in"
+    else:
+        options |= {"--uid": str(packet.uid), "--gid": str(packet.gid)}
+    if packet.protocol != "tcp":
+        options["--protocol"] = packet.protocol
+    if packet.mark:
+        options["--mark"] = str(packet.mark)
+    if packet.state != "NEW":
+        options["--state"] = packet.state
+    words = chain.from_iterable(options.items())
+    return shlex.join(["proxy-init", "explain", *flags, *words, *more])
 
 
 def _given(config: Config, name: str, default: Any) -> Any:

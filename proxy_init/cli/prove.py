@@ -6,14 +6,13 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, TypeVar
 
 from .. import values
 from ..config import Config, settle
 from ..errors import BadCall, Mistake
-from ..explain import Direction, Scene, Walk, endpoint_text, sentence
-from ..flags import Flag, split
+from ..explain import Scene, Walk, sentence
+from ..flags import Flag
 from ..frozen import replace
 from ..kernel.host import Host, global_addresses
 from ..model import Family, Rule
@@ -22,6 +21,7 @@ from ..prove import Counterexample, Difference, Proof, compare, prove
 from ..reading import read_config
 from ..text import rule_text
 from ..trials import POD, STRANGER, Trial
+from .explain import explain_call, flags_of
 from .scenes import LIVE, scene_of
 from .session import print_text, session, wanted_rulesets
 
@@ -48,12 +48,12 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     with session(words, environ, OPTIONS) as config:
         live = "live" in config.own and values.switch(config.own["live"].text)
         scenes = _scenes(config, live)
-        again = _Again((*_flags(words), *(["--live"] if live else [])))
+        again = _Again((*flags_of(words, OPTIONS), *(["--live"] if live else [])))
         if "against" in config.own:
             other_words = _other_words(config.own["against"].text)
             other = _other_config(other_words, environ)
             classes, differences = compare([config, other], scenes, _scenes(other, live=False))
-            against = _Again(tuple(_flags(other_words)))
+            against = _Again(tuple(flags_of(other_words, OPTIONS)))
             found = _differences(classes, differences, again, against)
             status = BROKEN if differences else 0
         else:
@@ -85,20 +85,6 @@ def _other_words(text: str) -> list[str]:
     return words[1:] if words[:1] == ["istio-iptables"] else words
 
 
-def _flags(words: Sequence[str]) -> list[str]:
-    """The call's flags, without this command's own and those that say how to print."""
-    own = {*(flag.name for flag in OPTIONS), "output"}
-    found = []
-    for name, given in split(words, OPTIONS).given.items():
-        if name in own or not given.text:
-            continue
-        if given.source.startswith("--") or given.text in ("true", "false"):
-            found.append(f"{given.source}={given.text}")
-        else:
-            found += [given.source, given.text]
-    return found
-
-
 @dataclass(frozen=True)
 class _Again:
     """The call of `explain` with the same flags."""
@@ -110,24 +96,7 @@ class _Again:
         packet, pod = trial.packet, trial.packet.destination
         if not trial.journey.local:
             pod = next(a[packet.family] for a in (POD, STRANGER) if a[packet.family] != pod)
-        options = {
-            "--to": endpoint_text(packet.destination, packet.destination_port),
-            "--from": endpoint_text(packet.source, packet.source_port),
-            "--pod-address": str(pod),
-            "--interface": packet.interface,
-        }
-        if packet.direction is Direction.IN:
-            options["--direction"] = "in"
-        else:
-            options |= {"--uid": str(packet.uid), "--gid": str(packet.gid)}
-        if packet.protocol != "tcp":
-            options["--protocol"] = packet.protocol
-        if packet.mark:
-            options["--mark"] = str(packet.mark)
-        if packet.state != "NEW":
-            options["--state"] = packet.state
-        words = chain.from_iterable(options.items())
-        return shlex.join(["proxy-init", "explain", *self.flags, *words])
+        return explain_call(self.flags, packet, "--pod-address", str(pod))
 
 
 def _groups(

@@ -3,13 +3,7 @@
 import pytest
 
 from node import Node, PodFailed, read_manifest
-from proxy_init.cli.app import COMMANDS
 from tests.pod.mesh import init_container
-
-# To be taken away, with nothing else to change, once validate is there to stay.
-pytestmark = pytest.mark.xfail(
-    "validate" not in COMMANDS, strict=True, reason="this version has no --run-validation"
-)
 
 
 def test_behind_rules_that_stand_the_pod_starts(node: Node) -> None:

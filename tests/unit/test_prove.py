@@ -90,12 +90,13 @@ def test_every_promise_holds_but_for_known_weaknesses(flags: Flags) -> None:
         (("--ruleset", "1.0", "-i", "*"), "the 1.0 rules capture all that the pod sends itself"),
         (("--ruleset", "1.0", "-i", "*"), "the 1.0 rules refuse every new IPv6 connection"),
         (("--ruleset", "1.0", "-b", "*", "-m", "TPROXY"), "sends with the TPROXY mark comes back"),
+        (("--redirect-dns", "-i", "*"), "TCP to port 53 of the pod itself"),
         (("-k", "tap0", "-i", "*", "-x", "10.0.0.0/8"), "of what a -k interface brings, only -i"),
         (("-k", "tap0", "-b", "*", "-m", "TPROXY"), "what a -k interface brings is taken for inb"),
     ],
 )
 def test_the_weaknesses_that_are_known_are_there(flags: tuple[str, ...], weakness: str) -> None:
-    config = settled(*flags)
+    config = config_of(Flags(flags))
     known = (
         known_weakness(config, each.trial.journey, each.trial.packet)
         for each in prove(config, scenes(config)).counterexamples

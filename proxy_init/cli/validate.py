@@ -1,0 +1,140 @@
+"""`validate`: do real packets go where these flags send them?"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from ..config import Config
+from ..errors import ValidationFailed
+from ..explain import Direction
+from ..log import logger
+from ..model import Ruleset
+from ..validate import Judged, Result, destinations, in_words, ports, probes, the_proxy
+from .explain import explain_call, flags_of
+from .scenes import scene_of
+from .screen import on_screen
+from .session import print_text, session, wanted_rulesets
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_STYLES = {Result.PASSED: "green", Result.FAILED: "bold red"}
+
+
+def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Print what each probe showed. Raises ValidationFailed if one failed."""
+    with session(words, environ) as config:
+        judged = _validated(config, wanted_rulesets(config))
+        if config.output == "json":
+            print_text(json.dumps(_json(judged, words), indent=2) + "\n")
+        elif judged:
+            failed = (each for each in judged if each.result is Result.FAILED)
+            why = [f"Why: {_explain_call(words, each)}\n" for each in failed]
+            print_text(on_screen(*_tables(judged)) + "".join(why))
+        _judge(judged)
+    return 0
+
+
+def after_applying(config: Config, rulesets: Sequence[Ruleset], words: Sequence[str]) -> None:
+    """The same for --run-validation, which logs it. Raises ValidationFailed."""
+    judged = _validated(config, rulesets)
+    for each in judged:
+        say = logger.error if each.result is Result.FAILED else logger.info
+        family = each.probe.packet.family.title
+        say("%s probe %s: %s", family, each.result.value, _in_words(each))
+        if each.result is Result.FAILED:
+            say("why: %s", _explain_call(words, each))
+    _judge(judged)
+
+
+def _validated(config: Config, rulesets: Sequence[Ruleset]) -> list[Judged]:
+    """Make the probes of all families. Raises ApplyFailed."""
+    from ..kernel.probe import make, surroundings
+
+    wanted = [ruleset for ruleset in rulesets if ruleset.tables]
+    if not wanted:
+        logger.info("no rules are wanted, so there is nothing to validate")
+        return []
+    around = surroundings([to for each in wanted for to in destinations(config, each.family)])
+    own = frozenset(around.addresses)
+    scenes = {each.family: scene_of(each, own, live=False) for each in wanted}
+    planned = [p for family, scene in scenes.items() for p in probes(config, family, scene, around)]
+    listening = {family: ports(config, scene) for family, scene in scenes.items()}
+    return make(planned, listening, the_proxy(config, around.own), config.probe_timeout)
+
+
+def _judge(judged: Sequence[Judged]) -> None:
+    failed = [each for each in judged if each.result is Result.FAILED]
+    if failed:
+        family, words = failed[0].probe.packet.family.title, _in_words(failed[0])
+        of_all = f"{len(failed)} of {len(judged)} probes"
+        raise ValidationFailed(f"validation failed: {of_all}, first over {family}: {words}")
+    if judged and not any(each.result is Result.PASSED for each in judged):
+        logger.warning("no probe could be made here, so nothing is known")
+
+
+def _in_words(each: Judged) -> str:
+    packet, expected = each.probe.packet, each.probe.expected
+    if each.result is Result.NOT_MADE:
+        return f"{each.probe.name}: {each.seen}"
+    who = f"uid {packet.uid}, gid {packet.gid}, " if packet.direction is Direction.OUT else ""
+    mark = f" with mark {packet.mark:#x}" if packet.mark else ""
+    path = f"from {packet.source} to {packet.destination} port {packet.destination_port}{mark}"
+    words = f"{each.probe.name}: {packet.protocol.upper()}, {who}{path}: {each.seen}"
+    if each.result is Result.FAILED:
+        words += f" (expected: {in_words(expected.outcome, expected.port)})"
+    return words
+
+
+def _explain_call(words: Sequence[str], each: Judged) -> str:
+    """The call that shows what the rules in the kernel do with a probe's packet."""
+    return explain_call([*flags_of(words), "--live"], each.probe.packet)
+
+
+def _tables(judged: Sequence[Judged]) -> Iterator["RenderableType"]:
+    """A table for each family, and how many probes fared how."""
+    from rich.table import Table
+    from rich.text import Text
+
+    for family, group in groupby(judged, key=lambda each: each.probe.packet.family):
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        not_made: dict[str, dict[str, None]] = {}
+        for each in group:
+            if each.result is Result.NOT_MADE:
+                not_made.setdefault(each.seen, {})[each.probe.name] = None
+            else:
+                table.add_row(Text(each.result.value, _STYLES[each.result]), _in_words(each))
+        for reason, names in not_made.items():
+            table.add_row(Text(Result.NOT_MADE.value, "yellow"), f"{reason}: {'; '.join(names)}")
+        yield family.title
+        yield table
+    results = [each.result for each in judged]
+    yield ", ".join(f"{results.count(result)} {result.value}" for result in Result) + "."
+
+
+def _json(judged: Sequence[Judged], words: Sequence[str]) -> dict[str, object]:
+    """The shape of schemas/validate.json."""
+    failed = any(each.result is Result.FAILED for each in judged)
+    return {"failed": failed, "probes": [_fields(each, words) for each in judged]}
+
+
+def _fields(each: Judged, words: Sequence[str]) -> dict[str, object]:
+    packet, expected = each.probe.packet, each.probe.expected
+    sent = packet.direction is Direction.OUT
+    return {
+        "name": each.probe.name,
+        "family": packet.family.title,
+        "direction": packet.direction.value,
+        "protocol": packet.protocol,
+        "uid": packet.uid if sent else None,
+        "gid": packet.gid if sent else None,
+        "from": str(packet.source),
+        "to": str(packet.destination),
+        "port": packet.destination_port,
+        "mark": packet.mark,
+        "expected": {"verdict": expected.outcome.value, "port": expected.port},
+        "result": each.result.value,
+        "seen": each.seen,
+        "explain": _explain_call(words, each) if each.result is Result.FAILED else None,
+    }
