@@ -168,8 +168,9 @@ def _returns_for_interfaces(table: Table, own: Mapping[str, Set[int]]) -> Iterat
     twins = Counter(name for _, name in arriving) & Counter(name for _, name in leaving)
     for chain, returns in (("PREROUTING", arriving), ("OUTPUT", leaving)):
         jumps = own[chain] - captures.keys() if chain == "PREROUTING" else own[chain]
-        # A RETURN of -k for every interface is not what hides the place.
-        hidden = behind_captures if chain == "PREROUTING" else set[int]()
+        # Our own RETURNs for every interface, of -k and -c, are not what hides the place.
+        hidden = {number for number, name in returns if name == "+" and twins[name]}
+        hidden |= behind_captures if chain == "PREROUTING" else set()
         jump = min(jumps, default=in_sight(_rules(table, chain), table.name, hidden))
         left = Counter(twins)
         for number, name in sorted(returns, key=partial(_distance, jump)):

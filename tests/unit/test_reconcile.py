@@ -253,13 +253,14 @@ def test_a_foreign_return_that_came_after_ours_changes_nothing() -> None:
 
 @pytest.mark.parametrize("last", [[], [Rule((TCP,), DROP, FOREIGN)]], ids=["", "and a DROP"])
 @pytest.mark.parametrize("virtual", ["tap0", "+"])
+@pytest.mark.parametrize("excluded", ["eth1", "+,eth1", "eth0,+,eth1"])
 def test_a_foreign_return_like_ours_stays_where_no_jump_tells_them_apart(
-    virtual: str, last: list[Rule]
+    excluded: str, virtual: str, last: list[Rule]
 ) -> None:
     lookalike = Rule((InInterface("eth1"),), RETURN, FOREIGN)
     present = built_in(PREROUTING=[foreign(), lookalike, foreign(TCP), *last])
     only_k = applied(wanted_by("-k", virtual, "-i", "*"), present)
-    both = applied(wanted_by("-k", virtual, "-i", "*", "-c", "eth1"), only_k)
+    both = applied(wanted_by("-k", virtual, "-i", "*", "-c", excluded), only_k)
     assert only(both, are_foreign=True) == only(present, are_foreign=True)
     assert cleaned(both) == present
 
