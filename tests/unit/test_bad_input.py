@@ -305,7 +305,6 @@ def test_bytes_that_are_no_text_are_refused_like_anything_else() -> None:
     "argv",
     [
         ["--run-validation"],
-        ["--backend", "nft"],
         ["--cidr-tree", "always"],
     ],
     ids=" ".join,
