@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 RESOLV_CONF = "/etc/resolv.conf"
 MOST_OWNER_GROUPS = 64
+_BACKENDS = ("legacy", "nft")
 
 
 def read_config(
@@ -139,9 +140,7 @@ def _read(reader: Reader) -> Config:
         comments=reader.switch("comments"),
         log_level=reader.one("log_level", values.log_level, "info"),
         log_as_json=reader.switch("log_as_json"),
-        backend=reader.one(
-            "backend", lambda item: values.choice(item, "auto", "legacy", "nft"), "auto"
-        ),
+        backend=_backend(reader),
         cidr_tree=reader.one(
             "cidr_tree", lambda item: values.choice(item, "auto", "never", "always"), "auto"
         ),
@@ -197,6 +196,17 @@ def _dns_servers(reader: Reader) -> Networks:
     return tuple(servers)
 
 
+def _backend(reader: Reader) -> str:
+    """As --backend says, or the flags of the program that ours replaces which say the same."""
+    asked = "auto"
+    if reader.switch("native_nftables"):
+        asked = "nft"
+    word: str = reader.one("force_iptables_binary", _backend_word, "")
+    if word in _BACKENDS:
+        asked = word
+    return reader.one("backend", lambda item: values.choice(item, "auto", *_BACKENDS), asked)
+
+
 def _notes(reader: Reader) -> Iterator[str]:
     for flag in FLAGS:
         given = reader.given.get(flag.name)
@@ -206,16 +216,20 @@ def _notes(reader: Reader) -> Iterator[str]:
             if flag.takes is flag.takes.SWITCH:
                 reader.switch(flag.name)
             yield f"{given.source} is a retired flag and has no effect"
-        elif flag.name in ("cni_mode", "native_nftables"):
-            if reader.switch(flag.name):
-                yield f"{given.source} has no effect on this backend"
+        elif flag.name == "cni_mode" and reader.switch(flag.name):
+            yield f"{given.source} has no effect"
+        elif flag.name == "native_nftables" and reader.switch(flag.name):
+            yield f"{given.source} is taken for --backend nft"
         elif flag.name == "force_iptables_binary":
-            reader.one(flag.name, _backend_word, "")
-            yield f"{given.source} has no effect on this backend"
+            word = given.text.strip()
+            if word in _BACKENDS:
+                yield f"{given.source} {word} is taken for --backend {word}"
+            else:
+                yield f"{given.source} has no effect without {' or '.join(_BACKENDS)}"
 
 
 def _backend_word(item: str) -> str:
-    if item not in ("legacy", "nft"):
+    if item not in _BACKENDS:
         try:
             values.switch(item)
         except values.BadValue:
@@ -299,7 +313,6 @@ def _not_in_1_0(config: Config, reader: Reader) -> Iterator[Mistake]:
 
 def _not_in_this_version(config: Config, reader: Reader) -> Iterator[Mistake]:
     missing = {
-        "backend": config.backend == "nft",
         "cidr_tree": config.cidr_tree == "always",
     }
     for name, wanted in missing.items():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pods import namespace
 from proxy_init.model import Family
-from tests.running import BOTH
+from tests.running import BOTH, by_table, program
 
 # Policies, chains, jumps, gotos, an extension that we do not know, rules that look like ours.
 _FOREIGN = """\
@@ -46,11 +46,6 @@ _BEHIND = ("-t", "nat", "-A", "PREROUTING", "-p", "tcp", "-c", "17", "1020", "-j
 _ABOVE = ("-t", "nat", "-I", "OUTPUT", "-d", "{address}", "-c", "18", "1080", "-j", "RETURN")
 
 
-def program(family: Family, kind: str = "") -> str:
-    """The name of a program of iptables: kind is empty, -save or -restore."""
-    return f"ip{'6' if family is Family.V6 else ''}tables-legacy{kind}"
-
-
 def plant(name: str, directory: Path) -> None:
     """Fill both families' tables of a namespace with foreign rules."""
     for family in BOTH:
@@ -88,8 +83,8 @@ def counted(name: str) -> dict[Family, str]:
 
 def whole(name: str) -> str:
     """All that a change of ours could touch, with all counts, as other programs print it."""
-    commands = """
-        iptables-legacy-save -c; ip6tables-legacy-save -c; ip address
+    commands = f"""
+        {program(Family.V4, "-save")} -c; {program(Family.V6, "-save")} -c; ip address
         ip rule; ip route show table all; ip -6 rule; ip -6 route show table all
     """
     return re.sub(r"^#.*\n", "", run(name, "sh", "-euc", commands), flags=re.M)
@@ -117,7 +112,8 @@ def with_counts(tables: Mapping[Family, str], packets: int) -> dict[Family, str]
 
 
 def tables_made(name: str) -> dict[Family, list[str]]:
-    """The tables that the namespace has; none, where nobody has looked at any."""
+    """The tables that the namespace has, through either backend; none, where nobody has looked at
+    any."""
 
     def look() -> dict[Family, list[str]]:
         return {
@@ -125,7 +121,10 @@ def tables_made(name: str) -> dict[Family, list[str]]:
             for family, prefix in zip(BOTH, ("ip", "ip6"), strict=True)
         }
 
-    return namespace.call(name, look)
+    made = namespace.call(name, look)
+    for family, prefix in zip(BOTH, ("ip", "ip6"), strict=True):
+        made[family] += by_table(run(name, f"{prefix}tables-nft-save"))
+    return made
 
 
 NONE_MADE: Mapping[Family, list[str]] = {Family.V4: [], Family.V6: []}

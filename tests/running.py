@@ -13,13 +13,29 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
+import pytest
+
 from pods import namespace
 from proxy_init.cli.main import main
 from proxy_init.kernel.libiptc import load
 from proxy_init.model import Family
 
 BOTH = (Family.V4, Family.V6)
-_KEPT = ("PATH", "XTABLES_LOCKFILE")
+both_backends = pytest.mark.parametrize("backend", ["legacy", "nft"], indirect=True)
+"""For tests of the kernel: run it, or all of a module, once through each backend."""
+_KEPT = ("PATH", "XTABLES_LOCKFILE", "PROXY_INIT_BACKEND")
+
+
+def program(family: Family, kind: str = "") -> str:
+    """The name of a program of iptables for the backend that the test is about, see the fixture of
+    that name; kind is empty, -save or -restore."""
+    backend = os.environ.get("PROXY_INIT_BACKEND", "legacy")
+    return f"ip{'6' if family is Family.V6 else ''}tables-{backend}{kind}"
+
+
+def counted_by_programs() -> tuple[Family, ...]:
+    """The families whose counts iptables-restore can set: ip6tables-nft-restore 1.8.9 can't."""
+    return BOTH if program(Family.V4).endswith("legacy") else (Family.V4,)
 
 
 @dataclass(frozen=True)
@@ -68,8 +84,7 @@ def run_in(name: str, *flags: str, environ: Mapping[str, str] | None = None) -> 
 
 def saved(name: str, family: Family) -> dict[str, str]:
     """By table, what the system's own iptables-save prints, with counters zeroed."""
-    program = f"ip{'6' if family is Family.V6 else ''}tables-legacy-save"
-    result = namespace.run(name, [program])
+    result = namespace.run(name, [program(family, "-save")])
     assert result.returncode == 0, result.stderr
     return by_table(result.stdout)
 
@@ -91,10 +106,9 @@ def with_rules(tables: Mapping[str, str]) -> dict[str, str]:
 def restored(
     name: str, family: Family, text: str, *options: str
 ) -> subprocess.CompletedProcess[str]:
-    """Feed text to iptables-legacy-restore in a network namespace."""
-    program = f"ip{'6' if family is Family.V6 else ''}tables-legacy-restore"
+    """Feed text to iptables-restore in a network namespace."""
     return subprocess.run(
-        ["ip", "netns", "exec", name, program, *options],
+        ["ip", "netns", "exec", name, program(family, "-restore"), *options],
         input=text,
         capture_output=True,
         text=True,

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from ..flags import FLAGS, Flag, Takes, split
-from . import apply, counters, explain, graph, prove, status, validate
+from . import apply, check, counters, explain, graph, prove, status, validate
 
 Run = Callable[[Sequence[str], Mapping[str, str]], int]
 
@@ -46,6 +46,7 @@ COMMANDS: Mapping[str, Command] = {
     "counters": Command(
         counters.run, "Live packet counts, beside each rule's reason.", counters.OPTIONS
     ),
+    "check": Command(check.run, "Would this work on this node? Touches nothing."),
     "prove": Command(
         prove.run,
         "Show for all packets, not for samples, that the rules keep their promises.",

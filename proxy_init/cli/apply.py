@@ -1,21 +1,28 @@
 """The init container's job, and its dry run."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Mapping, Sequence
 
 from ..config import Config, Mode
 from ..errors import ApplyFailed, BadCall
 from ..log import logger
-from ..model import BUILT_IN, Family, Ruleset
+from ..model import BUILT_IN, Ruleset
 from ..text import routing_text, ruleset_text
 from . import report
 from .session import print_text, session, wanted_rulesets
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..kernel.backend import Choice
 
 
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Apply, clean, or with --dry-run print; gives the exit status. Raises ProxyInitError."""
     started = time.monotonic()
     rulesets: list[Ruleset] = []
+    choice: Choice | None = None
     result = "failed"
     try:
         with session(words, environ) as config:
@@ -25,7 +32,14 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
             if config.dry_run:
                 print_text(dry_run_text(config, rulesets))
                 return 0
-            done = _carry_out(config, rulesets)
+            done = "unchanged"
+            if _is_to_write(config):
+                from ..kernel.backend import choose
+                from ..kernel.lock import xtables_lock
+
+                with xtables_lock(config.lock_file, config.wait):
+                    choice = choose(config.backend, rulesets)
+                    done = _carry_out(config, rulesets, choice)
             if config.run_validation and not config.cleanup_only:
                 from .validate import after_applying
 
@@ -34,10 +48,10 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     except BadCall:
         raise
     except Exception:
-        _sum_up(result, rulesets, started)
+        _sum_up(result, choice, rulesets, started)
         raise
     if not (config.cleanup_only and result == "unchanged"):  # clean is silent where nothing is
-        _sum_up(result, rulesets, started)
+        _sum_up(result, choice, rulesets, started)
     return 0
 
 
@@ -51,14 +65,16 @@ def _say(config: Config, rulesets: Sequence[Ruleset]) -> None:
             logger.info(line)
 
 
-def _sum_up(result: str, rulesets: Sequence[Ruleset], started: float) -> None:
+def _sum_up(
+    result: str, choice: Choice | None, rulesets: Sequence[Ruleset], started: float
+) -> None:
     """Log the last line of a run."""
     used = [ruleset for ruleset in rulesets if ruleset.tables]
     tables = [name for name in BUILT_IN if any(ruleset.table(name).chains for ruleset in used)]
     logger.summary(
         {
             "result": result,
-            "backend": "legacy",
+            "backend": choice.backend.value if choice else "none",
             "families": ",".join(ruleset.family.title for ruleset in used) or "none",
             "tables": ",".join(tables) or "none",
             "rules": sum(len(ruleset.rules) for ruleset in used),
@@ -76,25 +92,27 @@ def dry_run_text(config: Config, rulesets: Sequence[Ruleset]) -> str:
     )
 
 
-def _carry_out(config: Config, rulesets: Sequence[Ruleset]) -> str:
-    """Bring the kernel to what is wanted; gives the summary's word for what happened."""
+def _is_to_write(config: Config) -> bool:
     if config.mode is Mode.NONE and not config.cleanup_only:
         logger.info("mode NONE: nothing to do")
-        return "unchanged"
+        return False
     if config.skip_rule_apply:
         logger.info("--skip-rule-apply: nothing is written")
-        return "unchanged"
-    from ..kernel.apply import Finding, Orders, apply
-    from ..kernel.libiptc import load
-    from ..kernel.lock import xtables_lock
+        return False
+    return True
 
-    def decide(findings: Mapping[Family, Finding]) -> None:
+
+def _carry_out(config: Config, rulesets: Sequence[Ruleset], choice: Choice) -> str:
+    """Bring the kernel to what is wanted; gives the summary's word for what happened."""
+    from ..kernel.apply import Finding, Orders, apply
+
+    def decide(findings: Sequence[Finding]) -> None:
         """Say what was found. Raises ApplyFailed where --no-reconcile forbids to change it."""
-        if not any(finding.differs for finding in findings.values()):
+        if not any(finding.differs for finding in findings):
             if not config.cleanup_only:
                 logger.info("all of this is in the kernel already")
-        elif any(finding.holds_ours for finding in findings.values()):
-            changes = [line for finding in findings.values() for line in finding.difference]
+        elif any(finding.holds_ours for finding in findings):
+            changes = [line for finding in findings for line in finding.difference]
             if not config.reconcile and not config.cleanup_only:
                 listed = "\n".join(changes)
                 raise ApplyFailed(
@@ -105,10 +123,11 @@ def _carry_out(config: Config, rulesets: Sequence[Ruleset]) -> str:
             for line in changes:
                 logger.debug(line)
 
-    load()  # before the lock, others wait for that, and before the children, which share it
-    with xtables_lock(config.lock_file, config.wait):
-        orders = Orders(config.policy_route, force=config.force_apply, thorough=config.cleanup_only)
-        changed = apply(rulesets, decide, orders)
+    log = logger.debug if config.cleanup_only else logger.info  # clean is silent
+    log("backend %s: %s", choice.backend.value, choice.why)
+    choice.load()  # before the children, which share it
+    orders = Orders(config.policy_route, force=config.force_apply, thorough=config.cleanup_only)
+    changed = apply(choice.parts(rulesets), decide, orders)
     if not changed:
         return "unchanged"
     return "cleaned" if config.cleanup_only else "applied"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from .. import values
 from ..counters import Count, Counted, Standing, changes
 from ..flags import Flag
+from ..kernel.backend import choose
 from ..kernel.counters import readings
-from ..kernel.libiptc import load
 from ..log import logger
 from ..text import rule_text
 from ..words import matches_in_words, printable, target_in_words
@@ -38,9 +38,11 @@ OPTIONS = (
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Print the rules with their counts, or with --watch, until Ctrl-C, what changes."""
     with session(words, environ, OPTIONS) as config:
-        load()  # before the children, which share it
+        rulesets = wanted_rulesets(config)
+        choice = choose(config.backend, rulesets, write=False)
+        choice.load()  # before the children, which share it
         as_json = config.output == "json"
-        with readings(wanted_rulesets(config)) as kernel:
+        with readings(choice.parts(rulesets)) as kernel:
             lines = kernel.now()
             if "watch" not in config.own:
                 print_text(_json(lines, indent=2) if as_json else _text(lines))

@@ -26,7 +26,7 @@ from ..explain import (
 from ..flags import Flag, split
 from ..kernel.host import addresses, is_global
 from ..text import rule_text
-from .scenes import LIVE, scene_of
+from .scenes import LIVE, live_choice, scene_of
 from .session import print_text, session, wanted_rulesets
 
 WIDTH = 80
@@ -95,8 +95,10 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Print where the packet goes, and its way through the rules."""
     with session(words, environ, OPTIONS) as config:
         packet, own = _packet(config)
-        wanted = next(r for r in wanted_rulesets(config) if r.family is packet.family)
-        scene = scene_of(wanted, own, live=_given(config, "live", False))
+        rulesets = wanted_rulesets(config)
+        wanted = next(r for r in rulesets if r.family is packet.family)
+        live = live_choice(config, rulesets, _given(config, "live", False))
+        scene = scene_of(wanted, own, live)
         result = walk(scene, packet)
         others = alternatives(scene, packet)
         as_text = _json if config.output == "json" else _text

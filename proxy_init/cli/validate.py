@@ -58,7 +58,7 @@ def _validated(config: Config, rulesets: Sequence[Ruleset]) -> list[Judged]:
         return []
     around = surroundings([to for each in wanted for to in destinations(config, each.family)])
     own = frozenset(around.addresses)
-    scenes = {each.family: scene_of(each, own, live=False) for each in wanted}
+    scenes = {each.family: scene_of(each, own) for each in wanted}
     planned = [p for family, scene in scenes.items() for p in probes(config, family, scene, around)]
     listening = {family: ports(config, scene) for family, scene in scenes.items()}
     return make(planned, listening, the_proxy(config, around.own), config.probe_timeout)

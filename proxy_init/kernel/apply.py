@@ -14,8 +14,8 @@ from ..model import BUILT_IN, Family, PolicyRoute, Ruleset, Table
 from ..ownership import Ours, ours_in
 from ..reconcile import TableEdit, arrange, edit, edited
 from ..text import table_text
-from .libiptc import Tables, instantiated
-from .refusal import KernelRefused
+from .backend import Backend, Part, tables_there
+from .refusal import NO_SUCH_TABLE, KernelRefused
 from .routing import Routes, Step, has_passthrough_address
 from .workers import Here, Worker, side_by_side
 
@@ -23,12 +23,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeVar
 
+    from .backend import Tables
+
     T = TypeVar("T")
 
 MOST_TRIES = 100
 """How often a table is read again because a writer without the lock changed it in between."""
-
-_NO_SUCH_TABLE = (errno.ENOENT, errno.ENOPROTOOPT, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
 
 
 @frozen
@@ -49,7 +49,7 @@ class Orders:
 
 @frozen
 class Finding:
-    """What one family's part of the kernel has to do with what is wanted."""
+    """What one part of the kernel has to do with what is wanted."""
 
     holds_ours: bool
     """Whether anything of ours is there."""
@@ -70,40 +70,41 @@ class Finding:
 
 
 def apply(
-    rulesets: Sequence[Ruleset],
-    decide: Callable[[Mapping[Family, Finding]], None],
+    parts: Sequence[Part],
+    decide: Callable[[Sequence[Finding]], None],
     orders: Orders,
 ) -> bool:
-    """Read both families, show `decide` what was found, and write; gives whether anything was.
+    """Read all parts, show `decide` what was found, and write; gives whether anything was.
 
-    Every family takes each step before any takes the next: routes that rules rely on, the tables,
-    routes that none relies on any more. Whatever `decide` raises ends it before anything changes.
+    Every part takes each step before any takes the next: routes that rules rely on, the tables,
+    those in which nothing of ours stays, routes that none relies on any more. Whatever `decide`
+    raises ends it before anything changes.
     Raises ApplyFailed or NodeCannot; then the kernel is as it was found.
     """
-    rulesets = [ruleset for ruleset in rulesets if _may_concern(ruleset, orders)]
-    if orders.thorough or any(ruleset.routing.policy_route for ruleset in rulesets):
+    parts = [part for part in parts if _may_concern(part, orders)]
+    if orders.thorough or any(part.ruleset.routing.policy_route for part in parts):
         from .netlink import load
 
         load()  # before the children, which share it
     with ExitStack() as stack:
 
-        def workers(*steps: Callable[[Ruleset], Iterator[T]]) -> list[Worker[T]]:
+        def workers(*steps: Callable[[Part], Iterator[T]]) -> list[Worker[T]]:
             return [
-                stack.enter_context(Worker(ruleset.family.title, partial(work, ruleset)))
-                for ruleset, work in zip(rulesets, steps, strict=True)
+                stack.enter_context(Worker(part.title, partial(work, part)))
+                for part, work in zip(parts, steps, strict=True)
             ]
 
         working: Sequence[Worker[Finding | None] | Here[Finding | None]]
-        if len(rulesets) == 1:
-            working = [Here(partial(_steps, rulesets[0], orders))]
+        if len(parts) == 1:
+            working = [Here(partial(_steps, parts[0], orders))]
         else:
-            working = workers(*[partial(_steps, orders=orders)] * len(rulesets))
+            working = workers(*[partial(_steps, orders=orders)] * len(parts))
         found = [finding for finding in side_by_side(working) if finding]
-        decide(dict(zip((ruleset.family for ruleset in rulesets), found, strict=True)))
+        decide(found)
         if not orders.write or not any(finding.differs for finding in found):
             return False
         try:
-            for _ in ("routing that rules rely on", "tables", "routing that none relies on"):
+            for _ in ("routing that rules rely on", "tables", "tables to leave", "other routing"):
                 side_by_side(working)
         except BaseException:
             # In new processes: one that failed may be gone, with a part of its work done.
@@ -112,12 +113,13 @@ def apply(
         return True
 
 
-def _may_concern(ruleset: Ruleset, orders: Orders) -> bool:
-    """Whether a family may have anything to do; a child that finds nothing takes 3 ms."""
+def _may_concern(part: Part, orders: Orders) -> bool:
+    """Whether a part may have anything to do; a child that finds nothing takes 3 ms."""
+    ruleset = part.ruleset
     return (
         ruleset != Ruleset(ruleset.family)
         or orders.thorough
-        or bool(instantiated(ruleset.family))
+        or bool(tables_there(part.backend, ruleset.family))
         or (ruleset.family is Family.V6 and has_passthrough_address())
     )
 
@@ -130,13 +132,14 @@ def _take_back_all(workers: Sequence[Worker[None]]) -> None:
         logger.error("not all that was written could be taken back: %s", error)
 
 
-def _steps(ruleset: Ruleset, orders: Orders) -> Iterator[Finding | None]:
-    """One family's work: look, and give what was found; then write."""
-    tables, routes = Tables(ruleset.family), Routes(ruleset.family)
+def _steps(part: Part, orders: Orders) -> Iterator[Finding | None]:
+    """One part's work: look, and give what was found; then write."""
+    ruleset = part.ruleset
+    tables, routes = part.tables(), Routes(ruleset.family)
     try:
         present = list(present_tables(tables, ruleset, orders.write))
         edits = list(_edits(present, ruleset, orders))
-        finding = _finding(present, edits, routes, ruleset, orders)
+        finding = _finding(present, edits, routes, part, orders)
         yield finding
         # What libxtables objects to, it objects to here, before anything is changed.
         for _, change in edits:
@@ -144,8 +147,12 @@ def _steps(ruleset: Ruleset, orders: Orders) -> Iterator[Finding | None]:
         for step in finding.added:
             routes.take(step)
         yield None
+        if not ruleset.tables:
+            yield None
         for name in finding.before:
             _commit(tables, name, partial(_edit_for, ruleset, orders))
+        if ruleset.tables:
+            yield None
         yield None
         for step in finding.deleted:
             routes.take(step)
@@ -153,12 +160,13 @@ def _steps(ruleset: Ruleset, orders: Orders) -> Iterator[Finding | None]:
     except KernelRefused as refused:
         from .diagnose import explained
 
-        raise explained(refused, ruleset) from refused
+        raise explained(refused, part) from refused
 
 
-def _take_back(ruleset: Ruleset, finding: Finding) -> Iterator[None]:
+def _take_back(part: Part, finding: Finding) -> Iterator[None]:
     """Put back what was found, wherever something else is there now; the last step first."""
-    tables, routes = Tables(ruleset.family), Routes(ruleset.family)
+    ruleset = part.ruleset
+    tables, routes = part.tables(), Routes(ruleset.family)
     try:
         for step in reversed(finding.deleted):
             routes.take_back(step)
@@ -169,7 +177,7 @@ def _take_back(ruleset: Ruleset, finding: Finding) -> Iterator[None]:
     except KernelRefused as refused:
         from .diagnose import explained
 
-        raise explained(refused, ruleset) from refused
+        raise explained(refused, part) from refused
     yield None
 
 
@@ -187,7 +195,7 @@ def present_tables(tables: Tables, ruleset: Ruleset, write: bool) -> Iterator[Ta
             except KernelRefused as refused:
                 # Who may not know which tables there are looks at all of them; one that the kernel
                 # lacks holds nothing of ours.
-                if name in needed or refused.number not in _NO_SUCH_TABLE:
+                if name in needed or refused.number not in NO_SUCH_TABLE:
                     raise
         elif name in needed:
             yield Table.empty(name)
@@ -207,12 +215,20 @@ def _finding(
     present: Sequence[Table],
     edits: Sequence[tuple[Table, TableEdit]],
     routes: Routes,
-    ruleset: Ruleset,
+    part: Part,
     orders: Orders,
 ) -> Finding:
+    ruleset = part.ruleset
     # Whatever made a policy route of our kind used the table mangle in this namespace.
-    look = orders.thorough or any(table.name == "mangle" for table in present)
-    added, deleted = routes.plan(ruleset.routing, orders.policy_route, look)
+    look = (
+        orders.thorough
+        or any(table.name == "mangle" for table in present)
+        or any("mangle" in tables_there(backend, ruleset.family) for backend in Backend)
+    )
+    added: tuple[Step, ...] = ()
+    deleted: tuple[Step, ...] = ()
+    if part.with_routing:
+        added, deleted = routes.plan(ruleset.routing, orders.policy_route, look)
     ours = {table.name: ours_in(table, ruleset.table(table.name)) for table in present}
     holds_ours = any(ours.values()) or bool(deleted)
     changing = [table.name for table, _ in edits]
@@ -221,9 +237,7 @@ def _finding(
         {name: ours[name] for name in sorted(changing, key=partial(_turn, ruleset))},
         added,
         deleted,
-        tuple(_difference(ruleset.family, edits, added, deleted))
-        if holds_ours or orders.thorough
-        else (),
+        tuple(_difference(part, edits, added, deleted)) if holds_ours or orders.thorough else (),
     )
 
 
@@ -242,7 +256,7 @@ def _turn(ruleset: Ruleset, name: str) -> int:
 
 
 def _difference(
-    family: Family,
+    part: Part,
     edits: Sequence[tuple[Table, TableEdit]],
     added: Sequence[Step],
     deleted: Sequence[Step],
@@ -250,7 +264,7 @@ def _difference(
     for table, change in edits:
         from difflib import unified_diff
 
-        label = f"{family.title} {table.name}"
+        label = f"{part.title} {table.name}"
         yield from unified_diff(
             table_text(table).splitlines(),
             table_text(edited(table, change)).splitlines(),
@@ -258,8 +272,8 @@ def _difference(
             f"{label}, wanted",
             lineterm="",
         )
-    yield from (f"-{family.title} {step.undo}" for step in deleted)
-    yield from (f"+{family.title} {step}" for step in added)
+    yield from (f"-{part.title} {step.undo}" for step in deleted)
+    yield from (f"+{part.title} {step}" for step in added)
 
 
 def _edit_for(ruleset: Ruleset, orders: Orders, present: Table) -> TableEdit | None:

@@ -5,10 +5,9 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from ..counters import Counted, counted
-from ..model import Ruleset
 from .apply import present_tables
+from .backend import Part
 from .diagnose import explained
-from .libiptc import Tables
 from .refusal import KernelRefused
 from .workers import Worker, side_by_side
 
@@ -25,19 +24,17 @@ class Readings:
 
 
 @contextmanager
-def readings(rulesets: Sequence[Ruleset]) -> Iterator[Readings]:
-    """Readings of the kernel beside `rulesets`, for as long as the block lasts."""
+def readings(parts: Sequence[Part]) -> Iterator[Readings]:
+    """Readings of the kernel beside what the parts want, for as long as the block lasts."""
     with ExitStack() as stack:
         yield Readings(
-            [
-                stack.enter_context(Worker(ruleset.family.title, partial(_read, ruleset)))
-                for ruleset in rulesets
-            ]
+            [stack.enter_context(Worker(part.title, partial(_read, part))) for part in parts]
         )
 
 
-def _read(ruleset: Ruleset) -> Iterator[tuple[Counted, ...]]:
-    tables = Tables(ruleset.family)
+def _read(part: Part) -> Iterator[tuple[Counted, ...]]:
+    ruleset = part.ruleset
+    tables = part.backend.tables(ruleset.family)
     try:
         while True:
             # Each table is read as a whole, so there is no need for the lock.
@@ -52,4 +49,4 @@ def _read(ruleset: Ruleset) -> Iterator[tuple[Counted, ...]]:
                 )
             )
     except KernelRefused as refused:
-        raise explained(refused, ruleset) from refused
+        raise explained(refused, part) from refused

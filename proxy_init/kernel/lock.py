@@ -59,7 +59,11 @@ def _wait_for(descriptor: int, path: str, wait: int) -> None:
 
 
 def _holder(descriptor: int) -> str:
-    """Who holds the lock, from /proc/locks (man 5 proc)."""
+    return _known_holder(descriptor) or "another process"
+
+
+def _known_holder(descriptor: int) -> str:
+    """Who holds the lock, from /proc/locks (man 5 proc); empty where that does not tell."""
     status = os.fstat(descriptor)
     file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
@@ -70,4 +74,21 @@ def _holder(descriptor: int) -> str:
                 return f"process {words[4]} ({name})"
     except OSError:
         pass
-    return "another process"
+    return ""
+
+
+def state_of_lock(path: str) -> str:
+    """How the lock file is, in words; it is neither made nor locked."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        if os.access(os.path.dirname(path) or ".", os.W_OK):  # noqa: PTH120  pathlib is slow to load
+            return "free; it is made when it is needed"
+        return "there is no place for it, so it is done without"
+    except OSError as error:
+        return f"it can't be opened ({error.strerror}), so it is done without"
+    try:
+        holder = _known_holder(descriptor)
+    finally:
+        os.close(descriptor)
+    return f"held by {holder}" if holder else "free"

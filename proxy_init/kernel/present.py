@@ -1,13 +1,13 @@
 """What the kernel holds now, of ours and of others; nothing is changed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from ..model import Family, PolicyRoute, Ruleset, Table
+from ..model import PolicyRoute, Table
+from .backend import Part
 from .diagnose import explained
-from .libiptc import Tables, load
 from .refusal import KernelRefused
 from .routing import Routes
 from .workers import Worker, side_by_side
@@ -21,22 +21,22 @@ class Present:
     policy_routes: tuple[PolicyRoute, ...]
 
 
-def present(families: Sequence[Family]) -> Mapping[Family, Present]:
-    """Read the families. Raises ApplyFailed or NodeCannot."""
-    load()
+def present(parts: Sequence[Part]) -> list[Present]:
+    """Read the parts, side by side. Raises ApplyFailed or NodeCannot."""
     with ExitStack() as stack:
         workers: list[Worker[Present]] = [
-            stack.enter_context(Worker(family.title, partial(_read, family))) for family in families
+            stack.enter_context(Worker(part.title, partial(_read, part))) for part in parts
         ]
-        return dict(zip(families, side_by_side(workers), strict=True))
+        return side_by_side(workers)
 
 
-def _read(family: Family) -> Iterator[Present]:
-    tables = Tables(family)
+def _read(part: Part) -> Iterator[Present]:
+    family = part.ruleset.family
+    tables = part.backend.tables(family)
     try:
         yield Present(
             tuple(tables.read(name) for name in tables.instantiated()),
             Routes(family).policy_routes(),
         )
     except KernelRefused as refused:
-        raise explained(refused, Ruleset(family)) from refused
+        raise explained(refused, part) from refused

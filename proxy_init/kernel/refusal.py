@@ -1,6 +1,13 @@
 """The kernel said no."""
 
+import errno
 import os
+
+NO_SUCH_TABLE = (
+    *(errno.ENOENT, errno.ENOPROTOOPT, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT),
+    errno.EOPNOTSUPP,
+)
+"""What the kernel says of what it has no support for."""
 
 
 class KernelRefused(Exception):

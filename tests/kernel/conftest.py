@@ -6,6 +6,14 @@ from collections.abc import Iterator
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test that is marked `both_backends` runs through: the program, and what it is compared
+    with. The others leave the choice to the program."""
+    if hasattr(request, "param"):
+        monkeypatch.setenv("PROXY_INIT_BACKEND", request.param)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_lock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A lock file of this test process's own: iptables gives up where another holds the lock, and

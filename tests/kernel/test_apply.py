@@ -20,13 +20,24 @@ from tests.foreign import (
     foreign_in,
     load,
     plant,
-    program,
     run,
     surround,
     tables_made,
     with_counts,
 )
-from tests.running import BOTH, Result, by_table, run_in, saved, with_rules
+from tests.running import (
+    BOTH,
+    Result,
+    both_backends,
+    by_table,
+    counted_by_programs,
+    program,
+    run_in,
+    saved,
+    with_rules,
+)
+
+pytestmark = both_backends
 
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
 OTHER = ("-u", "2000", "-i", "10.0.0.0/8,fd00::/8", "-b", "8080", "-x", "10.1.0.0/16", "--ipv6")
@@ -66,7 +77,9 @@ def test_the_second_run_changes_nothing_and_succeeds(fresh: str, tmp_path: Path)
     for family, text in with_counts(counted(fresh), 99).items():
         load(fresh, family, text, tmp_path)
     before = counted(fresh)
-    assert all("[99:5940] -A OUTPUT -j ISTIO_OUTPUT" in text for text in before.values())
+    assert all(
+        "[99:5940] -A OUTPUT -j ISTIO_OUTPUT" in before[family] for family in counted_by_programs()
+    )
 
     again = applied(fresh, *ALL, "--drop-invalid")
 
@@ -79,7 +92,7 @@ def test_chains_that_stay_as_they_were_keep_their_counts(fresh: str, tmp_path: P
     for family, text in with_counts(counted(fresh), 99).items():
         load(fresh, family, text, tmp_path)
     applied(fresh, *ALL, "-x", "10.1.0.0/16,fd00:1::/32")
-    for text in counted(fresh).values():
+    for text in map(counted(fresh).__getitem__, counted_by_programs()):
         assert "[99:5940] -A OUTPUT -j ISTIO_OUTPUT" in text
         assert "[99:5940] -A ISTIO_REDIRECT -p tcp -j REDIRECT" in text
         assert "[0:0] -A ISTIO_OUTPUT -j ISTIO_REDIRECT" in text
@@ -172,14 +185,15 @@ def test_foreign_rules_above_and_behind_ours_stay_there(fresh: str, tmp_path: Pa
 
     applied(fresh, *ALL)
     now = counted(fresh)
-    assert _shape(now[Family.V4]) == _shape(now[Family.V6]) == ["5", "6", "7", "ours", "17"]
+    for family in counted_by_programs():
+        assert _shape(now[family]) == ["5", "6", "7", "ours", "17"]
     assert _shape(now[Family.V4], "OUTPUT") == ["18", "8", "9", "ours"]
 
 
 def test_new_rules_go_behind_foreign_ones_but_for_those_of_k(fresh: str, tmp_path: Path) -> None:
     plant(fresh, tmp_path)
     applied(fresh, *ALL, "-k", "eth1", "-c", "eth0")
-    for text in counted(fresh).values():
+    for text in map(counted(fresh).__getitem__, counted_by_programs()):
         # The capture and the RETURN of -k, three foreign rules, the RETURN of -c, the jump.
         assert _shape(text) == ["ours", "0", "5", "6", "7", "0", "ours"]
 
@@ -225,7 +239,7 @@ def _without_interfaces(tables: dict[Family, str], flags: tuple[str, ...]) -> di
 
 def test_both_families_in_one_call_of_the_real_program() -> None:
     with make_pod() as pod, namespace.namespace("wanted") as wanted:
-        result = pod.apply(*ALL)
+        result = pod.apply(*ALL, "--backend", os.environ["PROXY_INIT_BACKEND"])
         assert result.returncode == 0, result.stderr
         assert result.stdout == ""
         assert "families=IPv4,IPv6 tables=nat" in result.stderr.splitlines()[-1]
@@ -428,7 +442,7 @@ def test_a_run_ends_with_one_line_that_sums_it_up(fresh: str) -> None:
     with_a_rule = [line for line in result.stderr.splitlines() if ": -A " in line]
     assert words == {
         "result": "applied",
-        "backend": "legacy",
+        "backend": os.environ["PROXY_INIT_BACKEND"],
         "families": "IPv4,IPv6",
         "tables": "mangle,nat",
         "rules": str(len(with_a_rule)),
@@ -510,6 +524,7 @@ def test_a_read_only_file_system_without_a_lock_file(lock: str) -> None:
                 "-m",
                 "proxy_init",
                 *ALL,
+                *("--backend", os.environ["PROXY_INIT_BACKEND"]),
             ],
             env={**ENVIRONMENT, "XTABLES_LOCKFILE": lock},
         )
@@ -519,7 +534,8 @@ def test_a_read_only_file_system_without_a_lock_file(lock: str) -> None:
 
 
 def test_closed_standard_streams_are_no_trouble(fresh: str) -> None:
-    command = join([sys.executable, "-m", "proxy_init", *ALL, "--no-ipv6"])
+    backend = ("--backend", os.environ["PROXY_INIT_BACKEND"])
+    command = join([sys.executable, "-m", "proxy_init", *ALL, "--no-ipv6", *backend])
     for _ in ("first", "second"):  # the second reads what the first has written
         result = namespace.run(fresh, ["sh", "-c", f"exec {command} <&- >&- 2>&-"], env=ENVIRONMENT)
         assert result.returncode == 0

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from pods import ENVIRONMENT, namespace
-from proxy_init.kernel import apply, diagnose
+from proxy_init.kernel import apply, needs
+from proxy_init.kernel.backend import Backend
 from proxy_init.kernel.libiptc import Tables
 from proxy_init.kernel.refusal import KernelRefused
 from proxy_init.model import Family, Table
@@ -36,6 +37,7 @@ from tests.obstacles import (
 from tests.running import BOTH, Result, run_here, run_in, saved, with_rules
 
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
+LEGACY = (*ALL, "--drop-invalid", "--backend", "legacy")
 NEW = ("-u", "2000", "-i", "10.0.0.0/8,fd00::/8", "-b", "8080", "--ipv6", "--drop-invalid")
 
 
@@ -425,14 +427,22 @@ def test_what_the_node_lacks_is_named_all_at_once(fresh: str, tmp_path: Path) ->
     def poor() -> None:
         refusing(errno.ENOENT)()
         replace(
-            diagnose,
-            "_has_extension",
-            lambda real, family, kind, name: name not in ("owner", "REDIRECT"),
+            needs,
+            "highest_revision",
+            lambda real, backend, family, kind, name: (
+                None if name in ("owner", "REDIRECT") else real(backend, family, kind, name)
+            ),
         )
-        replace(diagnose, "_has_table", lambda real, family, name: name != "mangle")
+        replace(needs, "_has_table", lambda real, family, name: name != "mangle")
 
     result = run_patched(
-        fresh, poor, *ALL, "--drop-invalid", environ={"TERMINATION_LOG": str(words)}
+        fresh,
+        poor,
+        *ALL,
+        "--drop-invalid",
+        "--backend",
+        "legacy",
+        environ={"TERMINATION_LOG": str(words)},
     )
     assert result.status == 4
     *lines, summary = told(result)
@@ -450,13 +460,26 @@ def test_what_the_node_lacks_is_named_all_at_once(fresh: str, tmp_path: Path) ->
 @pytest.mark.parametrize("family", BOTH, ids=lambda family: family.title)
 def test_what_a_kernel_has_is_told_from_what_it_lacks(fresh: str, family: Family) -> None:
     def ask() -> list[bool]:
+        return [needs._has_table(family, "nat"), needs._has_table(family, "nosuchtable")]
+
+    assert namespace.call(fresh, ask) == [True, False]
+
+
+@pytest.mark.parametrize("way", Backend, ids=lambda way: way.value)
+@pytest.mark.parametrize("family", BOTH, ids=lambda family: family.title)
+def test_an_extension_that_a_kernel_has_is_told_from_one_it_lacks(
+    fresh: str, family: Family, way: Backend
+) -> None:
+    def ask() -> list[int | None]:
         return [
-            diagnose._has_table(family, "nat"),
-            diagnose._has_table(family, "nosuchtable"),
-            diagnose._has_extension(family, "match", "owner"),
-            diagnose._has_extension(family, "match", "nosuchmatch"),
-            diagnose._has_extension(family, "target", "REDIRECT"),
-            diagnose._has_extension(family, "target", "nosuchtarget"),
+            needs.highest_revision(way, family, *extension)
+            for extension in (
+                ("match", "owner"),
+                ("match", "nosuchmatch"),
+                ("target", "TPROXY"),
+                ("target", "nosuchtarget"),
+            )
         ]
 
-    assert namespace.call(fresh, ask) == [True, False, True, False, True, False]
+    assert namespace.call(fresh, ask) == [1, None, 1, None]
+    assert tables_made(fresh) == NONE_MADE

@@ -18,8 +18,8 @@ from pods import ENVIRONMENT, namespace
 from proxy_init.kernel.libiptc import load as load_iptc
 from proxy_init.kernel.namespace import enter
 from proxy_init.model import Family
-from tests.foreign import counted, load, program, run, whole, without_priorities
-from tests.running import BOTH, fresh_namespace, run_here, run_in, saved, with_rules
+from tests.foreign import counted, load, run, whole, without_priorities
+from tests.running import BOTH, fresh_namespace, program, run_here, run_in, saved, with_rules
 
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
 OTHER = (*ALL, "-x", "10.1.0.0/16,fd00:1::/32", "-d", "9090,9091", "-c", "eth1", "--drop-invalid")

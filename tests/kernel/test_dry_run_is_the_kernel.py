@@ -4,7 +4,16 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 
 from proxy_init.model import Family
-from tests.running import BOTH, by_table, fresh_namespace, restored, run_in, saved, with_rules
+from tests.running import (
+    BOTH,
+    both_backends,
+    by_table,
+    fresh_namespace,
+    restored,
+    run_in,
+    saved,
+    with_rules,
+)
 from tests.strategies import Call, calls
 
 USUAL = ("-p", "15001", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-b", "*", "-d", "")
@@ -14,6 +23,7 @@ TODAY = (
 )
 
 
+@both_backends
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(calls())
 @example(Call(USUAL))

@@ -3,8 +3,11 @@
 from typing import Any
 
 from pods import ENVIRONMENT, connect, listener, make_pod
-from tests.running import run_in
+from proxy_init.model import Family
+from tests.running import both_backends, program, run_in
 from tests.schemas import read_json
+
+pytestmark = both_backends
 
 FLAGS = ("-p", "15001", "-u", "1337", "-i", "*", "-b", "*", "--log-level", "error")
 
@@ -29,7 +32,7 @@ def test_a_foreign_rule_in_the_way_is_seen_and_the_kernel_agrees() -> None:
             "-I ISTIO_OUTPUT -p tcp -m statistic --mode nth --every 1000000 --packet 9 -j RETURN",
         ):
             pod.run(
-                ["iptables-legacy", "-t", "nat", *words.split()], env=ENVIRONMENT
+                [program(Family.V4), "-t", "nat", *words.split()], env=ENVIRONMENT
             ).check_returncode()
         for port, verdict, who in ((443, "direct", "outside"), (80, "captured", "proxy")):
             to = ("--to", f"198.51.100.7:{port}")

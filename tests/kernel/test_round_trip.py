@@ -7,9 +7,12 @@ from tempfile import TemporaryDirectory
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from proxy_init.model import Family
 from tests.foreign import load, plant, run, surround, whole
-from tests.running import BOTH, fresh_namespace, run_in
+from tests.running import BOTH, both_backends, fresh_namespace, program, run_in
 from tests.strategies import Call, calls
+
+pytestmark = both_backends
 
 # tests.foreign has the other tables. All of them are there from the start: none goes away again.
 RAW = """\
@@ -25,10 +28,10 @@ COMMIT
 """
 # RETURNs without a twin, of interfaces that -c and -k name too.
 ALONE = """
-iptables-legacy -t nat -A PREROUTING -i eth1 -c 31 1860 -j RETURN
-ip6tables-legacy -t nat -A OUTPUT -o eth0 -c 32 1920 -j RETURN
-iptables-legacy -t mangle -A OUTPUT -o net1 -c 33 1980 -j RETURN
-ip6tables-legacy -t filter -A INPUT -c 34 2040 -j REJECT
+{v4} -t nat -A PREROUTING -i eth1 -c 31 1860 -j RETURN
+{v6} -t nat -A OUTPUT -o eth0 -c 32 1920 -j RETURN
+{v4} -t mangle -A OUTPUT -o net1 -c 33 1980 -j RETURN
+{v6} -t filter -A INPUT -c 34 2040 -j REJECT
 """
 ROUTING = """
 ip address add 10.7.0.1/32 dev lo; ip address add fd00:7::1/128 dev lo nodad
@@ -61,7 +64,8 @@ def test_eleven_calls_and_a_clean_leave_all_as_it_was(some: list[Call]) -> None:
         for family in BOTH:
             load(name, family, RAW, Path(directory))
         surround(name)
-        run(name, "sh", "-euc", ALONE + ROUTING)
+        alone = ALONE.format(v4=program(Family.V4), v6=program(Family.V6))
+        run(name, "sh", "-euc", alone + ROUTING)
         before = whole(name)
         for call in some:
             result = run_in(name, *call.flags, environ=call.environ)

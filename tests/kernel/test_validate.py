@@ -30,9 +30,9 @@ from proxy_init.kernel.host import Host, global_addresses
 from proxy_init.model import Family
 from proxy_init.reading import RESOLV_CONF, read_config
 from proxy_init.rulesets import build
-from tests.foreign import program, run
+from tests.foreign import run
 from tests.obstacles import NET_ADMIN, NET_RAW, run_with, told
-from tests.running import BOTH, Result, fresh_namespace, run_here, run_in
+from tests.running import BOTH, Result, fresh_namespace, program, run_here, run_in
 from tests.schemas import read_json
 from tests.strategies import Call, calls
 
@@ -315,7 +315,7 @@ def _validation(case: Case) -> Callable[[int], set[Family]]:
     to = [each for ruleset in rulesets for each in validate.destinations(config, ruleset.family)]
     around = probe.surroundings(to)
     own = frozenset(around.addresses)
-    scenes = {each.family: scene_of(each, own, live=False) for each in rulesets}
+    scenes = {each.family: scene_of(each, own) for each in rulesets}
     planned = [
         each
         for family, scene in scenes.items()

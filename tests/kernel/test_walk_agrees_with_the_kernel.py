@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from pods import TIMEOUT, UNREACHABLE, Pod, connect, listener, make_pod, namespace
-from proxy_init.cli.scenes import scene_of
+from proxy_init.cli.scenes import live_choice, scene_of
 from proxy_init.config import settle
 from proxy_init.explain import Address, Direction, Outcome, Packet, Scene, Walk, alternatives, walk
 from proxy_init.kernel.host import Host
@@ -280,5 +280,6 @@ def test_the_walk_through_live_rules_agrees_with_the_kernel(
 
 def live(family: Family, words: tuple[str, ...]) -> Scene:
     """What the kernel holds, as `explain --live` reads it."""
-    wanted = build(settle(read_config(words, {}, Host()), []), family)
-    return scene_of(wanted, frozenset(), live=True)
+    config = settle(read_config(words, {}, Host()), [])
+    wanted = build(config, family)
+    return scene_of(wanted, frozenset(), live_choice(config, [wanted], live=True))

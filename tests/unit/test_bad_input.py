@@ -304,7 +304,6 @@ def test_bytes_that_are_no_text_are_refused_like_anything_else() -> None:
 @pytest.mark.parametrize(
     "argv",
     [
-        ["--backend", "nft"],
         ["--cidr-tree", "always"],
     ],
     ids=" ".join,

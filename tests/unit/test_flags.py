@@ -135,18 +135,38 @@ def test_flags_that_still_mean_something_are_not_called_ineffective() -> None:
     "words",
     [
         ("--cni-mode",),
-        ("--native-nftables",),
-        ("--force-iptables-binary", "legacy"),
-        ("--force-iptables-binary", "nft"),
-        ("--force-iptables-binary=nft",),
         ("--force-iptables-binary",),
+        ("--force-iptables-binary=true",),
     ],
     ids=" ".join,
 )
-def test_flags_without_effect_on_this_backend_are_named_once(words: tuple[str, ...]) -> None:
-    [note] = read(*words, *words).notes
+def test_flags_without_effect_are_named_once(words: tuple[str, ...]) -> None:
+    config = read(*words, *words)
+    [note] = config.notes
     assert words[0].partition("=")[0] in note
     assert "no effect" in note
+    assert config.backend == "auto"
+
+
+@pytest.mark.parametrize(
+    ("words", "backend"),
+    [
+        (("--native-nftables",), "nft"),
+        (("--force-iptables-binary", "legacy"), "legacy"),
+        (("--force-iptables-binary", "nft"), "nft"),
+        (("--force-iptables-binary=nft",), "nft"),
+        (("--native-nftables", "--force-iptables-binary=legacy"), "legacy"),
+        (("--native-nftables", "--backend", "legacy"), "legacy"),
+        (("--native-nftables=false",), "auto"),
+    ],
+    ids=str,
+)
+def test_flags_of_the_peers_that_name_a_backend_choose_it(
+    words: tuple[str, ...], backend: str
+) -> None:
+    config = read(*words)
+    assert config.backend == backend
+    assert all(" for --backend " in note for note in config.notes)
 
 
 # Spellings, as pflag takes them.

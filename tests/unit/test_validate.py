@@ -46,7 +46,7 @@ def planned(family: Family, *argv: str, own: Owner = ROOT, **environ: str) -> li
 
 
 def scene(ruleset: Ruleset) -> Scene:
-    return scene_of(ruleset, frozenset(POD.values()), live=False)
+    return scene_of(ruleset, frozenset(POD.values()))
 
 
 def fate(probe: Probe) -> tuple[str, int | None]:

@@ -1,0 +1,281 @@
+"""Which of the kernel's two kinds of tables rules go through: never both."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pods import connect, listener, make_pod, namespace
+from proxy_init.kernel import nft
+from proxy_init.kernel.backend import Backend
+from proxy_init.model import Family
+from tests.foreign import NONE_MADE, tables_made
+from tests.no_legacy import take_away_legacy_tables
+from tests.obstacles import NET_ADMIN, replace, run_patched, run_with, told
+from tests.running import BOTH, Result, by_table, fresh_namespace, run_in, with_rules
+from tests.schemas import read_json
+
+ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
+TPROXY = (*ALL, "-m", "TPROXY")
+LEGACY, NFT = ("--backend", "legacy"), ("--backend", "nft")
+both_ways = pytest.mark.parametrize(
+    ("old", "new"), [(Backend.LEGACY, Backend.NFT), (Backend.NFT, Backend.LEGACY)]
+)
+
+
+@pytest.fixture
+def fresh() -> Iterator[str]:
+    """A network namespace in which nobody has touched any table; lo is up."""
+    with fresh_namespace() as name:
+        yield name
+
+
+def held(name: str, backend: Backend) -> dict[Family, dict[str, str]]:
+    """What the system's own program prints of a backend, by family and table."""
+    found = {}
+    for family, prefix in zip(BOTH, ("ip", "ip6"), strict=True):
+        result = namespace.run(name, [f"{prefix}tables-{backend.value}-save"])
+        found[family] = with_rules(by_table(result.stdout))
+    return found
+
+
+def words(result: Result) -> dict[str, str]:
+    """The last line of a run."""
+    line = result.stderr.splitlines()[-1].split("\t")[2]
+    return dict(word.split("=") for word in line.split())
+
+
+NOTHING: dict[Family, dict[str, str]] = {Family.V4: {}, Family.V6: {}}
+
+
+@pytest.mark.parametrize("flags", [ALL, TPROXY, (*ALL, "--ruleset", "1.0")], ids=str)
+def test_both_backends_hold_the_same(fresh: str, flags: tuple[str, ...]) -> None:
+    if "1.0" in flags:
+        flags = tuple(flag for flag in flags if flag != "--ipv6")
+    with fresh_namespace() as other:
+        assert run_in(fresh, *flags, *LEGACY).status == 0
+        assert run_in(other, *flags, *NFT).status == 0
+        assert held(fresh, Backend.LEGACY) == held(other, Backend.NFT) != NOTHING
+        assert held(fresh, Backend.NFT) == held(other, Backend.LEGACY) == NOTHING
+
+
+def test_auto_is_legacy_where_nothing_speaks_against_it(fresh: str) -> None:
+    result = run_in(fresh, *ALL)
+    assert (result.status, words(result)["backend"]) == (0, "legacy")
+    assert "backend legacy: this kernel has its tables" in result.stderr
+    assert held(fresh, Backend.NFT) == NOTHING
+
+
+def test_foreign_rules_in_nf_tables_do_not_change_that(fresh: str) -> None:
+    namespace.run(fresh, ["iptables-nft", "-t", "nat", "-N", "THEIRS"]).check_returncode()
+    result = run_in(fresh, *ALL)
+    assert (result.status, words(result)["backend"]) == (0, "legacy")
+
+
+@pytest.mark.parametrize("there", Backend)
+def test_auto_stays_with_the_backend_that_holds_rules_of_ours(fresh: str, there: Backend) -> None:
+    assert run_in(fresh, *ALL, "--backend", there.value).status == 0
+    for flags, expected in ((ALL, "unchanged"), (TPROXY, "applied")):
+        result = run_in(fresh, *flags)
+        assert (words(result)["backend"], words(result)["result"]) == (there.value, expected)
+        assert run_in(fresh, "status", *flags).status == 0
+        assert run_in(fresh, "status", *flags, "-u", "5").status == 3
+    (other,) = (backend for backend in Backend if backend is not there)
+    assert held(fresh, other) == NOTHING
+
+
+@both_ways
+def test_a_backend_that_is_asked_for_takes_over_all_of_it(
+    fresh: str, old: Backend, new: Backend
+) -> None:
+    assert run_in(fresh, *TPROXY, "--backend", old.value).status == 0
+    before = run_in(fresh, "status", *ALL, "--backend", new.value)
+    assert before.status == 3 and f"IPv4 ({old.value}) mangle" in before.stdout
+    result = run_in(fresh, *ALL, "--backend", new.value)
+    assert (result.status, words(result)["backend"]) == (0, new.value), result.stderr
+    assert held(fresh, old) == NOTHING
+    with fresh_namespace() as usual:
+        assert run_in(usual, *ALL, "--backend", new.value).status == 0
+        assert held(fresh, new) == held(usual, new)
+    # The policy route of mode TPROXY went too.
+    assert run_in(fresh, "status", *ALL).status == 0
+
+
+@both_ways
+def test_a_take_over_that_fails_leaves_the_old_one_as_it_was(
+    fresh: str, old: Backend, new: Backend
+) -> None:
+    from proxy_init.kernel import apply
+    from proxy_init.kernel.refusal import KernelRefused
+
+    assert run_in(fresh, *TPROXY, "--backend", old.value).status == 0
+    before = held(fresh, old)
+
+    def poor() -> None:
+        def commit(real: Callable[..., None], tables: object, name: str, *rest: object) -> None:
+            if name == "mangle" and marker.exists():
+                marker.unlink()
+                raise KernelRefused("table mangle", 12)
+            real(tables, name, *rest)
+
+        replace(apply, "_commit", commit)
+
+    marker = Path("/tmp") / f"proxy-init-test-{os.getpid()}"
+    marker.touch()
+    try:
+        result = run_patched(fresh, poor, *ALL, "--backend", new.value)
+    finally:
+        marker.unlink(missing_ok=True)
+    assert result.status == 1, result.stderr
+    assert (held(fresh, old), held(fresh, new)) == (before, NOTHING)
+
+
+def test_clean_clears_both(fresh: str) -> None:
+    assert run_in(fresh, *ALL, *LEGACY).status == 0
+    text = namespace.run(fresh, ["iptables-legacy-save", "-t", "nat"]).stdout
+    subprocess.run(
+        [*namespace.command_in(fresh), "iptables-nft-restore"], input=text, text=True, check=True
+    )
+    assert run_in(fresh, "status", *ALL).status == 3
+    assert run_in(fresh, "clean").status == 0
+    assert held(fresh, Backend.LEGACY) == held(fresh, Backend.NFT) == NOTHING
+
+
+def test_a_rule_that_another_program_puts_in_while_we_write_is_not_mistaken_for_ours(
+    fresh: str,
+) -> None:
+    assert run_in(fresh, *ALL, *NFT, "-c", "eth5").status == 0
+
+    def hasty() -> None:
+        def check(real: Callable[..., None], tables: nft.Tables, name: str) -> None:
+            if tables._family is Family.V4 and not done:
+                done.append(name)
+                rule = ["-I", "PREROUTING", "-i", "eth7", "-j", "RETURN"]
+                subprocess.run(["iptables-nft", "-t", name, *rule], check=True)
+            real(tables, name)
+
+        done: list[str] = []
+        replace(nft.Tables, "_ensure_unchanged", check)
+
+    assert run_patched(fresh, hasty, *ALL, *NFT, "-c", "eth6").status == 0
+    with fresh_namespace() as other:
+        rule = ["-t", "nat", "-I", "PREROUTING", "-i", "eth7", "-j", "RETURN"]
+        namespace.run(other, ["iptables-nft", *rule]).check_returncode()
+        assert run_in(other, *ALL, *NFT, "-c", "eth6").status == 0
+        assert held(fresh, Backend.NFT) == held(other, Backend.NFT)
+
+
+# Kernels and containers that lack one of them.
+
+
+@pytest.mark.parametrize("uid", [0, 65534])
+def test_for_nft_the_capability_net_admin_is_enough(fresh: str, uid: int) -> None:
+    result = run_with(fresh, *TPROXY, *NFT, uid=uid, capabilities=1 << NET_ADMIN)
+    assert (result.status, words(result)["result"]) == (0, "applied"), result.stderr
+
+
+def test_without_legacy_tables_auto_is_nft_and_traffic_is_redirected() -> None:
+    with (
+        make_pod() as pod,
+        listener(pod.namespace, "proxy", (15001, 15006), uid=1337, gid=1337),
+        listener(pod.outside, "outside", (80,)),
+    ):
+        flags = (*ALL, "--log-level", "info")
+        result = run_patched(pod.namespace, take_away_legacy_tables, *flags)
+        assert result.status == 0, result.stderr
+        assert words(result)["backend"] == "nft"
+        assert "backend nft: this kernel has no legacy tables for IPv4" in result.stderr
+        assert tables_made(pod.namespace)[Family.V4] == ["nat"]
+        assert held(pod.namespace, Backend.LEGACY) == NOTHING
+        for address in ("198.51.100.7", "2001:db8:1::7"):
+            assert connect(pod.namespace, address, 80).who == "proxy"
+        assert connect(pod.namespace, "198.51.100.7", 80, uid=1337, gid=1337).who == "outside"
+        again = run_patched(pod.namespace, take_away_legacy_tables, *flags)
+        assert words(again)["result"] == "unchanged"
+        assert run_patched(pod.namespace, take_away_legacy_tables, "clean").status == 0
+        assert held(pod.namespace, Backend.NFT) == NOTHING
+        assert connect(pod.namespace, "198.51.100.7", 80).who == "outside"
+
+
+def without_programs() -> None:
+    nft.program.cache_clear()
+    setattr(shutil, "which", lambda *_, **__: None)  # noqa: B010  # mypy forbids to assign it
+
+
+def without_either() -> None:
+    take_away_legacy_tables()
+    without_programs()
+
+
+def test_where_neither_works_the_error_is_what_check_says(fresh: str) -> None:
+    result = run_patched(fresh, without_either, *ALL)
+    assert result.status == 4
+    *lines, summary = told(result)
+    assert lines[1] == "backend legacy: this kernel has no legacy tables for IPv4"
+    assert lines[2].startswith("backend nft: missing programs")
+    assert "Debian's package iptables has it" in lines[2]
+    assert summary.startswith("result=failed backend=none")
+    checked = run_patched(fresh, without_either, "check", *ALL, "-O", "json")
+    assert checked.status == 4
+    found = read_json("check", checked.stdout)
+    assert (found["works"], found["backend"]) == (False, None)
+    missing = {
+        each["backend"]: {
+            (need["kind"], need["name"]) for need in each["needs"] if not need["there"]
+        }
+        for each in found["backends"]
+    }
+    assert missing["legacy"] >= {("table", "nat"), ("match", "owner"), ("target", "REDIRECT")}
+    assert missing["nft"] == {("programs", "iptables-nft-save and its family")}
+    assert tables_made(fresh) == NONE_MADE
+
+
+@pytest.mark.parametrize(("asked", "lacking"), [(NFT, without_programs), (LEGACY, without_either)])
+def test_a_backend_that_is_asked_for_and_missing_is_a_failure_with_its_remedy(
+    fresh: str, asked: tuple[str, ...], lacking: Callable[[], None]
+) -> None:
+    result = run_patched(fresh, lacking, *ALL, *asked)
+    assert result.status == 4
+    assert any("iptables" in line for line in told(result))
+    assert tables_made(fresh) == NONE_MADE
+
+
+# check.
+
+
+@pytest.mark.parametrize("flags", [ALL, (*TPROXY, "--redirect-dns", "--drop-invalid")], ids=str)
+def test_check_finds_all_there_and_touches_nothing(fresh: str, flags: tuple[str, ...]) -> None:
+    result = run_in(fresh, "check", *flags, "-O", "json")
+    assert result.status == 0, result.stderr
+    found = read_json("check", result.stdout)
+    assert (found["works"], found["backend"]) == (True, "legacy")
+    for each in found["backends"]:
+        kinds = [need["kind"] for need in each["needs"]]
+        assert each["works"] and {"capability", "table", "match", "target"} <= set(kinds)
+        assert all(
+            (need["revision"] is not None) == (need["kind"] in ("match", "target"))
+            for need in each["needs"]
+        )
+    assert tables_made(fresh) == NONE_MADE
+    text = run_in(fresh, "check", *flags)
+    assert text.status == 0
+    assert text.stdout.startswith("These flags will work here, through the backend legacy.\n")
+    assert max(map(len, text.stdout.splitlines())) <= 80
+
+
+def test_check_without_legacy_tables_says_so_and_that_nft_works(fresh: str) -> None:
+    result = run_patched(fresh, take_away_legacy_tables, "check", *ALL, "-O", "json")
+    assert result.status == 0, result.stdout
+    found = read_json("check", result.stdout)
+    assert found["backend"] == "nft"
+    assert {each["backend"]: each["works"] for each in found["backends"]} == {
+        "legacy": False,
+        "nft": True,
+    }
+    refused = run_patched(fresh, take_away_legacy_tables, "check", *ALL, *LEGACY)
+    assert refused.status == 4
+    assert "table nat for IPv4: missing; on the node, modprobe iptable_nat" in refused.stdout
+    assert tables_made(fresh) == NONE_MADE
