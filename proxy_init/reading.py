@@ -301,7 +301,6 @@ def _not_in_this_version(config: Config, reader: Reader) -> Iterator[Mistake]:
     missing = {
         "run_validation": config.run_validation,
         "backend": config.backend == "nft",
-        "cidr_tree": config.cidr_tree == "always",
     }
     for name, wanted in missing.items():
         if wanted:

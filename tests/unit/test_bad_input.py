@@ -306,7 +306,6 @@ def test_bytes_that_are_no_text_are_refused_like_anything_else() -> None:
     [
         ["--run-validation"],
         ["--backend", "nft"],
-        ["--cidr-tree", "always"],
     ],
     ids=" ".join,
 )
