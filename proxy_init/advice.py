@@ -51,7 +51,7 @@ def _overlaps(source: str, networks: Networks) -> Iterator[str]:
             widest = network
         elif widest == network:
             yield f"{source}: {network} is given twice"
-        elif int(network.network_address) <= int(widest.broadcast_address):
+        elif network.network_address in widest:
             yield f"{source}: {network} lies inside {widest}"
         else:
             widest = network

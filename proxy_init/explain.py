@@ -22,6 +22,7 @@ from .matches import (
     Destination,
     DestinationPort,
     DestinationPorts,
+    Goto,
     InInterface,
     Jump,
     Mark,
@@ -284,6 +285,8 @@ class _Walker:
             case Jump(name):
                 stop = self._chain(table, name)
                 return stop if stop is _Stop.ACCEPTED else None
+            case Goto(name):
+                return self._chain(table, name)
             case Redirect(port):
                 self._redirect(port)
                 return _Stop.ACCEPTED
@@ -299,16 +302,11 @@ class _Walker:
                 self.packet = replace(self.packet, mark=self.packet.connection_mark)
             case ConntrackZone():
                 pass
-            case UnknownTarget():
-                return self._unknown_target(table, target)
+            case UnknownTarget(name):
+                return None if name in GO_ON else _Stop.ACCEPTED
             case _:
                 assert_never(target)
         return None
-
-    def _unknown_target(self, table: Table, target: UnknownTarget) -> _Stop | None:
-        if target.goto:
-            return self._chain(table, target.name)
-        return None if target.name in GO_ON else _Stop.ACCEPTED
 
     def _redirect(self, port: int) -> None:
         self._capture("REDIRECT", port)

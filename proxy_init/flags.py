@@ -136,7 +136,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("backend", "--backend", "PROXY_INIT_BACKEND", "auto", "NAME",
          "How rules get into the kernel: auto, legacy or nft."),
     Flag("cidr_tree", "--cidr-tree", "PROXY_INIT_CIDR_TREE", "auto", "WHEN",
-         "Whether long CIDR lists are held as a tree: auto or never."),
+         "Whether a long list of CIDRs is held as a tree of chains: auto, never or always."),
     Flag("wait", "--wait", "PROXY_INIT_WAIT", "30", "SECONDS",
          "How long to wait for the xtables lock."),
     _switch("strict", "--strict", "PROXY_INIT_STRICT", "Warnings about the flags are errors."),

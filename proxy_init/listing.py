@@ -13,6 +13,7 @@ from .matches import (
     DROP,
     RETURN,
     Destination,
+    Goto,
     InInterface,
     Jump,
     Match,
@@ -139,7 +140,7 @@ def _header(flag: str, value: str, negated: bool) -> Match:
 
 def _target(name: str, options: tuple[Option, ...], goto: bool, chains: Container[str]) -> Target:
     if goto:
-        return UnknownTarget(name, goto=True)
+        return Goto(name)
     if name in _VERDICTS:
         return _VERDICTS[name]
     if name in chains:

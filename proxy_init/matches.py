@@ -257,6 +257,16 @@ class Jump:
 
 
 @frozen
+class Goto:
+    """Go on in another chain, and from its end come back to where the last jump came from."""
+
+    name: str
+
+    def options(self) -> tuple[Option, ...]:
+        return ()
+
+
+@frozen
 class Redirect:
     """REDIRECT: to `port` of the machine itself; conntrack remembers where it was going."""
 
@@ -342,11 +352,10 @@ class Reject:
 
 @frozen
 class UnknownTarget:
-    """A foreign target, or none (name ""), or a goto; kept as iptables spells it."""
+    """A foreign target, or none (name ""); kept as iptables spells it."""
 
     name: str
     spelling: tuple[Option, ...] = ()
-    goto: bool = False
 
     def options(self) -> tuple[Option, ...]:
         return self.spelling
@@ -355,6 +364,7 @@ class UnknownTarget:
 Target: TypeAlias = (
     Verdict
     | Jump
+    | Goto
     | Redirect
     | SetMark
     | SaveMark

@@ -17,6 +17,7 @@ from .matches import (
     Comment,
     ConnectionMark,
     Destination,
+    Goto,
     InInterface,
     Jump,
     Mark,
@@ -30,7 +31,6 @@ from .matches import (
     SetMark,
     State,
     UnknownMatch,
-    UnknownTarget,
     Verdict,
 )
 from .model import BUILT_IN, Chain, Rule, Table
@@ -110,7 +110,7 @@ def numbers_for_virtual_interfaces(table: Table, expected: Table | None = None) 
 
 
 def _jumps_to_ours(rule: Rule) -> bool:
-    return isinstance(rule.target, Jump | UnknownTarget) and rule.target.name.startswith(PREFIX)
+    return isinstance(rule.target, Jump | Goto) and rule.target.name.startswith(PREFIX)
 
 
 def _marking(name: str, chain: Chain | None) -> Iterator[int]:

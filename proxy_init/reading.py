@@ -263,7 +263,6 @@ def _contradictions(config: Config, reader: Reader) -> Iterator[Mistake]:
         )
     if reader.old_rules:
         yield from _not_in_1_0(config, reader)
-    yield from _not_in_this_version(config, reader)
 
 
 def _environ_of_1_0(reader: Reader) -> Mapping[str, str]:
@@ -309,13 +308,3 @@ def _not_in_1_0(config: Config, reader: Reader) -> Iterator[Mistake]:
     ):
         if values.items(reader.environ.get(variable, "")) not in ([], ["*"]):
             yield Mistake(variable, reader.environ[variable], expected)
-
-
-def _not_in_this_version(config: Config, reader: Reader) -> Iterator[Mistake]:
-    missing = {
-        "cidr_tree": config.cidr_tree == "always",
-    }
-    for name, wanted in missing.items():
-        if wanted:
-            given = reader.given[name]
-            yield Mistake(given.source, given.text, "not in this version of proxy-init yet")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from .matches import (
     Comment,
     Destination,
+    Goto,
     InInterface,
     Match,
     Network,
@@ -17,7 +18,6 @@ from .matches import (
     OutInterface,
     Protocol,
     Source,
-    UnknownTarget,
 )
 from .model import BUILT_IN, Family, Rule, Ruleset, Table
 
@@ -53,15 +53,16 @@ def table_text(table: Table) -> str:
 def _table_lines(table: Table) -> Iterator[str]:
     built_in = BUILT_IN[table.name]
     # libiptc keeps the chains that people made sorted by name.
-    own = sorted(chain.name for chain in table.chains if chain.name not in built_in)
+    chains = {chain.name: chain for chain in table.chains}
+    own = sorted(name for name in chains if name not in built_in)
     yield f"*{table.name}"
     for name in built_in:
-        chain = table.chain(name)
+        chain = chains.get(name)
         yield f":{name} {chain.policy if chain and chain.policy else 'ACCEPT'} [0:0]"
     for name in own:
         yield f":{name} - [0:0]"
     for name in (*built_in, *own):
-        chain = table.chain(name)
+        chain = chains.get(name)
         for rule in chain.rules if chain else ():
             yield f"-A {name}{rule_text(rule)}"
     yield "COMMIT"
@@ -72,7 +73,7 @@ def rule_text(rule: Rule) -> str:
     words = [_match_text(match) for match in rule.matches]
     target = rule.target
     if target.name:
-        flag = "-g" if isinstance(target, UnknownTarget) and target.goto else "-j"
+        flag = "-g" if isinstance(target, Goto) else "-j"
         words.append(f" {flag} {target.name}{_options_text(target.options())}")
     return "".join(words)
 

@@ -15,6 +15,7 @@ from .matches import (
     Destination,
     DestinationPort,
     DestinationPorts,
+    Goto,
     InInterface,
     Jump,
     Mark,
@@ -74,9 +75,9 @@ def target_in_words(target: Target) -> str:
             return f"conntrack zone {zone}"
         case Reject():
             return "refused"
-        case UnknownTarget(name, options, goto):
-            if goto:
-                return f"goes over to {printable(name)}"
+        case Goto(name):
+            return f"goes over to {printable(name)}"
+        case UnknownTarget(name, options):
             return printable(f"{name}{_spelled(options)}") or "only counted"
         case _:
             assert_never(target)

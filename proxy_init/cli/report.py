@@ -1,6 +1,7 @@
 """What the log says of a run, in words."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from ..config import DNS_PORT, EVERYTHING, OLD_RULES, Config, Mode
 from ..model import Ruleset
@@ -65,12 +66,13 @@ def _listed(items: Iterable[object], most: int = 10) -> str:
 
 def rules(ruleset: Ruleset) -> Iterator[str]:
     """Each rule, as iptables-save spells it."""
-    lines = [
+    lines = (
         f"{ruleset.family.title} {table.name}: -A {chain.name}{rule_text(rule)}"
         for table in ruleset.tables
         for chain in table.chains
         for rule in chain.rules
-    ]
-    yield from lines[:MOST_RULES_LOGGED]
-    if len(lines) > MOST_RULES_LOGGED:
-        yield f"{ruleset.family.title}: and {len(lines) - MOST_RULES_LOGGED} more rules"
+    )
+    yield from islice(lines, MOST_RULES_LOGGED)
+    more = len(ruleset.rules) - MOST_RULES_LOGGED
+    if more > 0:
+        yield f"{ruleset.family.title}: and {more} more rules"

@@ -8,6 +8,7 @@ from ..matches import (
     Comment,
     ConntrackZone,
     Destination,
+    Goto,
     Jump,
     Protocol,
     Redirect,
@@ -28,6 +29,8 @@ from .drawing import ROUTE, Box, Drawing, Fate, Frame, Place, Row
 MOST_ALIKE = 12
 """Rows of one kind that are all drawn; of more, a few stand for the rest."""
 DRAWN_OF_MORE = 10
+DRAWN_BRANCHES = 1
+"""Of the rows that go over to chains of a tree of CIDRs; all of these have as many again."""
 DNS_CHAIN = "ISTIO_OUTPUT_DNS"
 _CAPTIONS = {
     "PREROUTING": "what comes in, and what comes back over lo",
@@ -56,11 +59,16 @@ def _draw(ruleset: Ruleset, twin: Ruleset | None = None) -> Drawing:
         (table, name): _box(ruleset, ruleset.table(table), chain)
         for (table, name), chain in chains.items()
     }
-    own = [key for key in boxes if key[1] not in BUILT_IN[key[0]]]
+    shown = _shown(boxes)
 
     def led_to_by(key: tuple[str, str]) -> list[str]:
         return [hook for hook in hooks if key in leading[hook]]
 
+    own = [
+        key
+        for key in boxes
+        if key[1] not in BUILT_IN[key[0]] and (key in shown or not led_to_by(key))
+    ]
     return Drawing(
         title=" and ".join(each.family.title for each in (ruleset, twin) if each),
         notes=tuple(_notes(ruleset, twin)),
@@ -91,9 +99,23 @@ def _reached(hook: str, chains: Mapping[tuple[str, str], Chain]) -> set[tuple[st
         table, name = left.pop()
         for rule in chains[table, name].rules:
             key = (table, rule.target.name)
-            if isinstance(rule.target, Jump) and key in chains and key not in found:
+            if isinstance(rule.target, Jump | Goto) and key in chains and key not in found:
                 found.add(key)
                 left.append(key)
+    return found
+
+
+def _shown(boxes: Mapping[tuple[str, str], Box]) -> set[tuple[str, str]]:
+    """The chains that rows lead to which are drawn, and not summed up with others."""
+    places = {box.key: place for place, box in boxes.items()}
+    found: set[tuple[str, str]] = set()
+    left = [(table, name) for table, name in boxes if name in BUILT_IN[table]]
+    while left:
+        for row in boxes[left.pop()].rows:
+            place = places.get(row.to or "")
+            if place and place not in found:
+                found.add(place)
+                left.append(place)
     return found
 
 
@@ -103,25 +125,35 @@ def _box(ruleset: Ruleset, table: Table, chain: Chain) -> Box:
     numbered = enumerate(chain.rules, start=1)
     for _, group in groupby(numbered, key=lambda item: _kind(item[1])):
         rules = list(group)
-        drawn = rules if len(rules) <= MOST_ALIKE else rules[:DRAWN_OF_MORE]
+        drawn = rules[: _number_drawn(rules[0][1], len(rules))]
         for number, rule in drawn:
             kept_here = kept_here or (not rule.matches and _is_kept_here(ruleset, rule.target))
             fate = Fate.CAPTURED if kept_here else _fate(ruleset, table, rule.target)
             rows.append(_row(ruleset, table, chain, number, rule, fate))
         for number, _ in rules[len(drawn) :][:1]:
             more = f"and {len(rules) - len(drawn):,} more like these"
-            rows.append(Row(number, more, rows[-1].outcome, rows[-1].fate, ""))
+            tree = isinstance(drawn[-1][1].target, Goto)
+            outcome = "each goes over to its own chain" if tree else rows[-1].outcome
+            rows.append(Row(number, more, outcome, rows[-1].fate, ""))
     return Box(_key(table.name, chain.name), table.name, chain.name, tuple(rows))
 
 
 def _kind(rule: Rule) -> tuple[object, ...]:
-    return rule.target, tuple(map(type, rule.matches))
+    target = Goto if isinstance(rule.target, Goto) else rule.target
+    return target, tuple(map(type, rule.matches))
+
+
+def _number_drawn(rule: Rule, alike: int) -> int:
+    """How many are drawn of as many rules that are of one kind with `rule`."""
+    if isinstance(rule.target, Goto):
+        return DRAWN_BRANCHES
+    return alike if alike <= MOST_ALIKE else DRAWN_OF_MORE
 
 
 def _row(ruleset: Ruleset, table: Table, chain: Chain, number: int, rule: Rule, fate: Fate) -> Row:
     to: str | None = None
     match rule.target:
-        case Jump(name):
+        case Jump(name) | Goto(name):
             to = _key(table.name, name)
         case Redirect(port) | Tproxy(port):
             to = _place_key(chain, port)
@@ -147,7 +179,7 @@ def _fate(ruleset: Ruleset, table: Table, target: Target) -> Fate:
             return Fate.REFUSED
         case Verdict():
             return Fate.PASSES
-        case Jump(name):
+        case Jump(name) | Goto(name):
             chain = table.chain(name)
             fates = {row.fate for row in _box(ruleset, table, chain).rows} if chain else set()
             takes_all = chain is not None and any(map(_takes_all_tcp, chain.rules))

@@ -26,6 +26,7 @@ from ..matches import (
     RETURN,
     Destination,
     ExtensionMatch,
+    Goto,
     HeaderMatch,
     InInterface,
     Jump,
@@ -85,7 +86,7 @@ class EntryWriter:
             for match in rule.matches
             if not isinstance(match, HeaderMatch)
         )
-        if isinstance(rule.target, UnknownTarget) and rule.target.goto:
+        if isinstance(rule.target, Goto):
             header.flags |= _GOTO[self._family]
         target = self._part(rule.target, self._target, made, rule.target)
         entry.target_offset = ctypes.sizeof(entry) + len(matches)
@@ -125,9 +126,7 @@ class EntryWriter:
         return bytes(extension.match_buf)
 
     def _target(self, made: Any, target: Target) -> bytes:
-        if isinstance(target, Verdict | Jump) or (
-            isinstance(target, UnknownTarget) and target.goto
-        ):
+        if isinstance(target, Verdict | Jump | Goto):
             return self._standard_target(target.name)
         extension = made.create_target(target.name)
         for option in target.options():
@@ -223,7 +222,7 @@ class EntryReader:
         raw = self._xtables.xt_entry_target.from_address(address)
         name = jump.decode() if jump else raw.u.user.name.decode()
         if made.get_ip().flags & _GOTO[self._family]:
-            return UnknownTarget(name, goto=True)
+            return Goto(name)
         if name in _VERDICTS:
             return _VERDICTS[name]
         if table.is_chain(name):

@@ -5,6 +5,7 @@ tries them. Every rule says why it is there.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from types import MappingProxyType
 
 from ..config import DNS_PORT, EVERYTHING, TPROXY_OUTBOUND_MARK, Config, Mode
 from ..matches import (
@@ -17,6 +18,7 @@ from ..matches import (
     Destination,
     DestinationPort,
     DestinationPorts,
+    Goto,
     InInterface,
     Jump,
     Mark,
@@ -34,6 +36,7 @@ from ..matches import (
     Tproxy,
 )
 from ..model import Chain, Family, Routing, Rule, Ruleset, Table
+from .cidr_tree import Chains, Tree, listed
 
 TCP, UDP = Protocol("tcp"), Protocol("udp")
 TO_DNS = DestinationPort("udp", 53)
@@ -44,6 +47,7 @@ IN_REDIRECT = Jump("ISTIO_IN_REDIRECT")
 INBOUND = Jump("ISTIO_INBOUND")
 OUTPUT = Jump("ISTIO_OUTPUT")
 OUTPUT_DNS = Jump("ISTIO_OUTPUT_DNS")
+NOT_EXCLUDED = Goto("ISTIO_NOT_EXCLUDED")
 TPROXY = Jump("ISTIO_TPROXY")
 DIVERT = Jump("ISTIO_DIVERT")
 DROP_INVALID = Jump("ISTIO_DROP")
@@ -99,22 +103,26 @@ def mangle(config: Config, family: Family) -> Table:
 def nat(config: Config, family: Family) -> Table:
     """Outbound traffic in both modes, inbound in mode REDIRECT."""
     top = tuple(nat_prerouting_top(config, family))
+    output = istio_output(config, family)
     return table_of(
         "nat",
+        output.chains,
         top=len(top),
         PREROUTING=(*top, *nat_prerouting(config)),
         OUTPUT=nat_output(config),
         ISTIO_INBOUND=nat_inbound(config),
         ISTIO_IN_REDIRECT=nat_redirect(config.inbound_port, "inbound"),
-        ISTIO_OUTPUT=istio_output(config, family),
+        ISTIO_OUTPUT=output.rules,
         ISTIO_OUTPUT_DNS=nat_output_dns(config, family),
         ISTIO_REDIRECT=nat_redirect(config.outbound_port, "outbound"),
     )
 
 
-def table_of(name: str, *, top: int = 0, **chains: Iterable[Rule]) -> Table:
+def table_of(
+    name: str, further: Chains = MappingProxyType({}), *, top: int = 0, **chains: Iterable[Rule]
+) -> Table:
     """A table of the chains that hold a rule; `top` rules of PREROUTING go above foreign ones."""
-    held = ((chain, tuple(rules)) for chain, rules in chains.items())
+    held = ((chain, tuple(rules)) for chain, rules in (*chains.items(), *further.items()))
     return Table(
         name,
         tuple(
@@ -330,8 +338,15 @@ def nat_output(config: Config) -> Iterator[Rule]:
     yield Rule((), OUTPUT, "outbound traffic: the chain ISTIO_OUTPUT decides")
 
 
-def istio_output(config: Config, family: Family) -> Iterator[Rule]:
+def istio_output(config: Config, family: Family) -> Tree:
     """nat ISTIO_OUTPUT: which outbound connections the proxy gets."""
+    return by_destination(
+        config, family, first=exemptions(config, family), ports=outbound_ports(config)
+    )
+
+
+def exemptions(config: Config, family: Family) -> Iterator[Rule]:
+    """What is decided whatever the destination outside."""
     for port in config.outbound_excluded_ports:
         for protocol in (TCP, UDP):
             yield Rule(
@@ -353,19 +368,58 @@ def istio_output(config: Config, family: Family) -> Iterator[Rule]:
     if _servers(config, family) and config.captures_dns:
         yield Rule((), OUTPUT_DNS, "DNS queries: the chain ISTIO_OUTPUT_DNS decides")
     yield Rule((loopback,), RETURN, "stays inside the pod")
-    for network in config.networks(config.outbound_excluded_networks, family):
-        yield Rule((Destination(network),), RETURN, f"outbound to {network} is excluded (-x)")
+
+
+def outbound_ports(config: Config) -> Iterator[Rule]:
+    """The -q ports."""
     for port in config.outbound_ports:
         yield Rule(
             (TCP, DestinationPort("tcp", port)),
             REDIRECT,
             f"outbound port {port} is captured whatever the address (-q)",
         )
-    if config.outbound_networks is EVERYTHING:
-        yield Rule((), REDIRECT, "everything else outbound is captured (-i)")
-    else:
-        for network in config.networks(config.outbound_networks, family):
-            yield Rule((Destination(network),), REDIRECT, f"outbound to {network} is captured (-i)")
+
+
+def by_destination(
+    config: Config,
+    family: Family,
+    *,
+    first: Iterable[Rule],
+    ports: Iterable[Rule] = (),
+    last: Iterable[Rule] = (),
+) -> Tree:
+    """ISTIO_OUTPUT: the rules `first`, the excluded CIDRs, `ports`, the captured CIDRs, and `last`.
+
+    Where the excluded CIDRs are a tree, what comes behind them is a chain of its own, since each
+    chain of the tree goes on there.
+    """
+    networks = config.outbound_networks
+    captured = listed(
+        config.cidr_tree,
+        () if networks is EVERYTHING else config.networks(networks, family),
+        "ISTIO_CAPTURED",
+        lambda network: Rule(
+            (Destination(network),), REDIRECT, f"outbound to {network} is captured (-i)"
+        ),
+    )
+    all_else = [Rule((), REDIRECT, "everything else outbound is captured (-i)")]
+    rest = (*ports, *captured.rules, *(all_else if networks is EVERYTHING else ()), *last)
+    go_on = [Rule((), NOT_EXCLUDED, "the destination is not excluded")] if rest else []
+    excluded = listed(
+        config.cidr_tree,
+        config.networks(config.outbound_excluded_networks, family),
+        "ISTIO_EXCLUDED",
+        lambda network: Rule(
+            (Destination(network),), RETURN, f"outbound to {network} is excluded (-x)"
+        ),
+        go_on,
+    )
+    if not excluded.chains:
+        return Tree((*first, *excluded.rules, *rest), captured.chains)
+    return Tree(
+        (*first, *excluded.rules, *go_on),
+        {"ISTIO_NOT_EXCLUDED": rest, **excluded.chains, **captured.chains},
+    )
 
 
 def _from_the_proxy(

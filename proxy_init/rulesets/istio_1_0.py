@@ -19,6 +19,7 @@ from ..matches import (
     State,
 )
 from ..model import Chain, Family, Routing, Rule, Ruleset, Table
+from .cidr_tree import Tree
 from .current import (
     DIVERT,
     IN_REDIRECT,
@@ -28,6 +29,7 @@ from .current import (
     TO_INBOUND,
     TO_LOOPBACK,
     TPROXY,
+    by_destination,
     inbound_exclusions,
     mangle_divert,
     mangle_tproxy,
@@ -73,13 +75,15 @@ def mangle(config: Config) -> Table:
 def nat(config: Config) -> Table:
     """Outbound traffic in both modes, inbound in mode REDIRECT."""
     inbound = config.mode is Mode.REDIRECT and bool(config.inbound_ports)
+    output = istio_output(config)
     return table_of(
         "nat",
+        output.chains,
         PREROUTING=[TO_INBOUND] if inbound else (),
         OUTPUT=[Rule((TCP,), OUTPUT, "outbound TCP: the chain ISTIO_OUTPUT decides")],
         ISTIO_INBOUND=inbound_ports(config) if inbound else (),
         ISTIO_IN_REDIRECT=nat_redirect(config.inbound_port, "inbound"),
-        ISTIO_OUTPUT=istio_output(config),
+        ISTIO_OUTPUT=output.rules,
         ISTIO_REDIRECT=nat_redirect(config.outbound_port, "outbound"),
     )
 
@@ -105,8 +109,17 @@ def _captured(config: Config, port: tuple[Match, ...], what: str) -> Iterator[Ru
     yield Rule((TCP, *port), TPROXY, f"{what} is captured (-b)")
 
 
-def istio_output(config: Config) -> Iterator[Rule]:
+def istio_output(config: Config) -> Tree:
     """nat ISTIO_OUTPUT: which outbound connections the proxy gets."""
+    listed = config.outbound_networks not in (EVERYTHING, ())
+    left_alone = Rule((), RETURN, "everything else outbound is left alone (-i)")
+    return by_destination(
+        config, Family.V4, first=exemptions(config), last=[left_alone] if listed else []
+    )
+
+
+def exemptions(config: Config) -> Iterator[Rule]:
+    """What is decided whatever the destination outside."""
     yield Rule(
         (Destination(config.ipv4_loopback, negated=True), TO_LOOPBACK),
         REDIRECT,
@@ -117,11 +130,3 @@ def istio_output(config: Config) -> Iterator[Rule]:
     for gid in config.proxy_gids:
         yield Rule((OwnerGid(gid),), RETURN, f"sent by the proxy itself (gid {gid})")
     yield Rule((Destination(config.ipv4_loopback),), RETURN, "stays inside the pod")
-    for network in config.outbound_excluded_networks:
-        yield Rule((Destination(network),), RETURN, f"outbound to {network} is excluded (-x)")
-    if config.outbound_networks is EVERYTHING:
-        yield Rule((), REDIRECT, "everything else outbound is captured (-i)")
-    elif config.outbound_networks:
-        for network in config.outbound_networks:
-            yield Rule((Destination(network),), REDIRECT, f"outbound to {network} is captured (-i)")
-        yield Rule((), RETURN, "everything else outbound is left alone (-i)")

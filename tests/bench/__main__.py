@@ -21,6 +21,9 @@ from .cases import Case, Cases
 from .connections import Walked, connection_times
 from .timer import Cost, Job
 
+# How CIDRs are held. What is short is no tree, even where one is asked for.
+HOWS = {"list": ("--cidr-tree", "never"), "tree": ("--cidr-tree", "always")}
+
 Costs = Mapping[Case, Sequence[Cost]]
 
 
@@ -40,7 +43,7 @@ def main() -> None:
         cases = list(Cases(given.program, work, given.peer))
         costs = whole_process(cases, given.rounds)
         console.print(table_of_costs(costs))
-        times = connection_times(given.rounds, {"list": ()}, work)
+        times = connection_times(given.rounds, HOWS, work)
         console.print(table_of_connections(times))
     if given.plots:
         from .plots import draw

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from proxy_init.rulesets.cidr_tree import LONG
+
 USUAL = (
     *("-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT"),
     *("-i", "*", "-b", "*", "-d", "15090,15021,15020"),
@@ -23,6 +25,7 @@ ADDRESSES = (
     ("ip", "address", "add", "fd00::3/64", "dev", "eth0", "nodad"),
     ("ip", "link", "set", "eth0", "up"),
 )
+
 
 Command = tuple[str, ...]
 
@@ -78,7 +81,11 @@ class Cases:
         flags = (*USUAL, "-x", f"@{path}")
         job, name = f"REDIRECT, {length:,} CIDRs", str(length)
         yield Case(job, "proxy-init", (*self._ours, *flags), length=length)
-        yield Case(job, "iptables-restore", self._restore(name, *flags), length=length)
+        if length > LONG:
+            listed = (*self._ours, *flags, "--cidr-tree", "never")
+            yield Case(job, "proxy-init, as a list", listed, length=length)
+        restore = self._restore(name, *flags)
+        yield Case(job, "iptables-restore", restore, length=length)
         if length <= LONGEST_OF_SCRIPT:
             script = self._script(name, *OLD, *flags)
             yield Case(job, "script of 1.0.0", script, length=length)

@@ -22,7 +22,12 @@ from matplotlib import pyplot  # noqa: E402  after its settings
 from .cases import Case  # noqa: E402
 from .connections import Walked  # noqa: E402
 
-COLOURS = {"proxy-init": "#1f6feb", "script of 1.0.0": "#8c959f", "iptables-restore": "#d29922"}
+COLOURS = {
+    "proxy-init": "#1f6feb",
+    "proxy-init, as a list": "#54aeff",
+    "script of 1.0.0": "#8c959f",
+    "iptables-restore": "#d29922",
+}
 OTHERS = "#57606a"
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-import proxy_init.reading
 from proxy_init.cli.main import main
 from proxy_init.flags import FLAGS
 from proxy_init.kernel.workers import Worker
@@ -46,11 +45,3 @@ def call(monkeypatch: pytest.MonkeyPatch, last_words: Path) -> Iterator[Call]:
 
 def _refuse(*_: object) -> None:
     raise AssertionError("a unit test is about to read or write the kernel's rules")
-
-
-@pytest.fixture
-def everything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets flags through whose feature is still to come: reading them is tested already."""
-    monkeypatch.setattr(
-        proxy_init.reading, "_not_in_this_version", lambda config, reader: iter(()), raising=False
-    )

@@ -298,17 +298,3 @@ def test_bytes_that_are_no_text_are_refused_like_anything_else() -> None:
     lines = result.stderr.splitlines()
     assert lines
     assert all(line.startswith(b"proxy-init: ") for line in lines)
-
-
-# To be deleted row by row: each of these features comes later.
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["--cidr-tree", "always"],
-    ],
-    ids=" ".join,
-)
-def test_what_is_still_to_come_is_refused_and_not_ignored(argv: list[str]) -> None:
-    [line] = complaints(*argv)
-    assert line.startswith(f"{argv[0]}: ")
-    assert "not in this version" in line

@@ -179,7 +179,6 @@ ALICE = FakeMachine(
 
 
 @each_field
-@pytest.mark.usefixtures("everything_is_built")
 def test_a_flag_beats_its_variable_which_beats_the_default(
     flag: str, variable: str, field: str, default: object, one: Value, other: Value
 ) -> None:
@@ -192,7 +191,6 @@ def test_a_flag_beats_its_variable_which_beats_the_default(
 
 
 @each_field
-@pytest.mark.usefixtures("everything_is_built")
 def test_an_empty_text_means_not_given(
     flag: str, variable: str, field: str, default: object, one: Value, other: Value
 ) -> None:
@@ -205,7 +203,6 @@ def test_an_empty_text_means_not_given(
 
 
 @each_field
-@pytest.mark.usefixtures("everything_is_built")
 def test_blanks_around_a_value_do_not_matter(
     flag: str, variable: str, field: str, default: object, one: Value, other: Value
 ) -> None:
@@ -222,7 +219,6 @@ def test_blanks_around_a_value_do_not_matter(
         ("DROP_INVALID", "INVALID_DROP", "drop_invalid"),
     ],
 )
-@pytest.mark.usefixtures("everything_is_built")
 def test_of_two_variables_the_first_counts(first: str, second: str, field: str) -> None:
     assert getattr(read(**{first: "true", second: "false"}), field) is True
     assert getattr(read(**{first: "false", second: "true"}), field) is False
@@ -530,7 +526,6 @@ def test_any_number_of_groups_may_be_excluded() -> None:
 # DNS servers.
 
 
-@pytest.mark.usefixtures("everything_is_built")
 def test_dns_servers_are_those_of_resolv_conf() -> None:
     text = (
         "# nameserver 192.0.2.1\n; nameserver 192.0.2.2\nsearch cluster.local\n"
@@ -542,7 +537,6 @@ def test_dns_servers_are_those_of_resolv_conf() -> None:
     assert list(map(str, servers)) == ["10.96.0.10/32", "fd00::a/128", "fe80::1/128"]
 
 
-@pytest.mark.usefixtures("everything_is_built")
 def test_without_resolv_conf_there_are_no_dns_servers() -> None:
     assert read("--redirect-dns").dns_servers == ()
 

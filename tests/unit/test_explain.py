@@ -15,7 +15,7 @@ from proxy_init.explain import (
     sentence,
     walk,
 )
-from proxy_init.matches import ACCEPT, Jump, Option, UnknownMatch, UnknownTarget
+from proxy_init.matches import ACCEPT, Goto, Jump, Option, UnknownMatch, UnknownTarget
 from proxy_init.model import Chain, Family, Rule, Table
 from proxy_init.rulesets import build
 from tests.schemas import read_json
@@ -131,7 +131,7 @@ def test_a_foreign_target_that_lets_the_packet_go_on_changes_nothing() -> None:
 
 
 def test_a_goto_does_not_come_back() -> None:
-    foreign = with_foreign(Rule((), UnknownTarget("ISTIO_REDIRECT", goto=True)))
+    foreign = with_foreign(Rule((), Goto("ISTIO_REDIRECT")))
     assert walk(foreign, sent(Family.V4, uid=1337)).port == 15001
     assert walk(foreign, sent(Family.V4, protocol="udp")).port is None
     back = with_foreign(Rule((), Jump("ISTIO_REDIRECT")))

@@ -175,9 +175,27 @@ def test_a_transparent_proxy_keeps_what_is_marked() -> None:
     }
 
 
+def test_of_a_tree_one_branch_is_drawn() -> None:
+    cidrs = ",".join(f"10.{n // 128}.{n % 128 * 2}.0/24" for n in range(10_000))
+    [drawing] = pictures("-i", "*", "-x", cidrs)
+    rows = {box.name: box.rows for box in drawing.boxes}
+    assert {name for name in rows if "EXCLUDED" in name} == {
+        "ISTIO_EXCLUDED_1",
+        "ISTIO_EXCLUDED_11",
+        "ISTIO_NOT_EXCLUDED",
+    }
+    drawn = [row for row in rows["ISTIO_OUTPUT"] if "EXCLUDED" in row.outcome or not row.why]
+    assert [(row.match, row.outcome) for row in drawn] == [
+        ("to 10.0.0.0/13", "goes over to ISTIO_EXCLUDED_1"),
+        ("and 9 more like these", "each goes over to its own chain"),
+        ("anything", "goes over to ISTIO_NOT_EXCLUDED"),
+    ]
+    assert [box.name for box in drawing.unused] == ["ISTIO_INBOUND"]  # there is no -b
+
+
 def test_of_very_many_rules_alike_a_few_are_drawn() -> None:
     cidrs = ",".join(f"10.{n // 256}.{n % 256}.0/24" for n in range(10_000))
-    [drawing] = pictures("-i", "*", "-x", cidrs)
+    [drawing] = pictures("-i", "*", "-x", cidrs, "--cidr-tree", "never")
     [box] = [box for box in drawing.boxes if box.name == "ISTIO_OUTPUT"]
     assert len(box.rows) < 30
     assert [row.match for row in box.rows if not row.why] == ["and 9,991 more like these"]

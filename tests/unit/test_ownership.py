@@ -11,6 +11,7 @@ from proxy_init.matches import (
     Comment,
     ConntrackState,
     Destination,
+    Goto,
     InInterface,
     Jump,
     Match,
@@ -77,7 +78,7 @@ def test_other_chains_are_not_ours(name: str) -> None:
     [
         INBOUND,
         Rule((), Jump("ISTIO_NOBODY_KNOWS")),
-        Rule((), UnknownTarget("ISTIO_OUTPUT", goto=True)),
+        Rule((), Goto("ISTIO_OUTPUT")),
         Rule((TCP, Comment("a reason")), Jump("ISTIO_OUTPUT")),
     ],
     ids=str,

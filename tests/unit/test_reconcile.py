@@ -11,6 +11,7 @@ from proxy_init.matches import (
     ACCEPT,
     DROP,
     RETURN,
+    Goto,
     InInterface,
     Jump,
     OutInterface,
@@ -169,7 +170,7 @@ def test_what_another_run_left_is_replaced() -> None:
 def test_what_a_peer_left_is_replaced() -> None:
     # More chains, a jump from a foreign chain, a goto, and our chain's name with other content.
     left = built_in(
-        PREROUTING=[Rule((), UnknownTarget("ISTIO_OLD", goto=True))],
+        PREROUTING=[Rule((), Goto("ISTIO_OLD"))],
         OUTPUT=[Rule((), Jump("ISTIO_OUTPUT")), Rule((), Jump("ISTIO_OUTPUT")), foreign()],
     )
     kube = replace(KUBE, rules=(*KUBE.rules, Rule((), Jump("ISTIO_OLD"))))
@@ -347,7 +348,7 @@ foreign_rules = st.builds(
         max_size=2,
     ).map(tuple),
     st.one_of(
-        st.sampled_from([ACCEPT, DROP, Jump("KUBE"), UnknownTarget("KUBE", goto=True)]),
+        st.sampled_from([ACCEPT, DROP, Jump("KUBE"), Goto("KUBE")]),
         st.sampled_from([UnknownTarget(""), UnknownTarget("MASQUERADE"), Redirect(15001)]),
     ),
     st.just(FOREIGN),

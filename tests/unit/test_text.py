@@ -9,6 +9,7 @@ from proxy_init.matches import (
     RETURN,
     Comment,
     Destination,
+    Goto,
     InInterface,
     Jump,
     Option,
@@ -45,7 +46,7 @@ def test_networks_are_spelled_as_the_c_library_does(network: str, text: str) -> 
         (Rule((), RETURN), " -j RETURN"),
         (Rule((), UnknownTarget("")), ""),
         (Rule((Protocol("tcp"),), UnknownTarget("")), " -p tcp"),
-        (Rule((), UnknownTarget("KUBE", goto=True)), " -g KUBE"),
+        (Rule((), Goto("KUBE")), " -g KUBE"),
         (Rule((Protocol("udp", negated=True),), Jump("KUBE")), " ! -p udp -j KUBE"),
         (
             Rule((Source(V4, True), Destination(V6), InInterface("a+", True)), ACCEPT),
