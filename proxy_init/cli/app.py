@@ -3,6 +3,7 @@
 A plain call, the init container's, does not load this module: Typer takes 50 ms.
 """
 
+import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, Signature
@@ -57,6 +58,7 @@ COMMANDS: Mapping[str, Command] = {
 
 def run(words: Sequence[str]) -> int:
     """Run a command line that begins with a command's name, or asks for help."""
+    gc.enable()  # a plain call does without; a command may run for long
     status: int | None = _tree()(list(words), prog_name="proxy-init", standalone_mode=False)
     return status or 0
 

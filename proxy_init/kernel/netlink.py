@@ -49,9 +49,9 @@ class Netlink:
         """All of a kind, `address`, `route` or `rule`, that belong to a family."""
         for _ in range(_MOST_TRIES):
             self._send("get", kind, _DUMP, {"family": family}, {})
-            messages = list(self._answers())
-            if not any(message["header"]["flags"] & _INTERRUPTED for message in messages):
-                return messages
+            answers = list(self._answers())
+            if not any(answer["header"]["flags"] & _INTERRUPTED for answer in answers):
+                return answers[:-1]
         raise OSError(errno.EAGAIN, f"the list of {kind}s changes all the time")
 
     def change(
@@ -83,7 +83,7 @@ class Netlink:
         self._socket.send(message.data)
 
     def _answers(self) -> Iterator[Any]:
-        """The messages that answer the last one sent."""
+        """The messages that answer the last one sent, and the one that says that it is done."""
         while True:
             for message in self._marshal.parse(self._socket.recv(_BUFFER)):
                 header = message["header"]
@@ -91,9 +91,9 @@ class Netlink:
                     continue
                 if header["error"]:
                     raise OSError(*header["error"].args)
+                yield message
                 if header["type"] in (_ERROR, _DONE):  # an error of 0 says that it is done
                     return
-                yield message
 
 
 @contextmanager

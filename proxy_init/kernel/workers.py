@@ -87,7 +87,11 @@ class Worker(AbstractContextManager["Worker[Step]"]):
 
 
 class Here(AbstractContextManager["Here[Step]"]):
-    """The steps of a generator, taken in this process."""
+    """The steps of a generator, taken in this process.
+
+    Should libxtables end it, the run ends with that: so nothing may be changed before libxtables
+    has seen all.
+    """
 
     def __init__(self, steps: Callable[[], Iterator[Step]]) -> None:
         self._steps = steps()
