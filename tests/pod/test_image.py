@@ -117,13 +117,14 @@ def test_it_says_what_it_is(node: Node) -> None:
     assert settings["Entrypoint"] == ["proxy-init"]
 
 
-def test_there_is_no_other_program_in_it(contents: Contents) -> None:
+def test_there_is_no_program_in_it_but_ours_and_what_it_runs(contents: Contents) -> None:
     programs = {
         name
         for name, entry in contents.items()
         if entry.kind == tarfile.REGTYPE and entry.mode & 0o111 and ".so" not in name
     }
-    assert programs == {"usr/bin/python3.13", "usr/local/bin/proxy-init"}
+    ours = {"usr/bin/python3.13", "usr/local/bin/proxy-init"}
+    assert programs == {*ours, "usr/sbin/xtables-nft-multi"}  # the last for --backend nft
     assert not any(re.search("/(pip|ensurepip|setuptools|distutils)/", name) for name in contents)
 
 
@@ -244,6 +245,20 @@ def test_another_user_does_it_with_ambient_capabilities(node: Node, fresh: str) 
     applied = run(node, fresh, *FLAGS["TPROXY"], options=(*CAPABLE, "--user=1337:1337"))
     assert applied.returncode == 0, applied.stderr
     assert held(fresh) == wanted(node, fresh, *FLAGS["TPROXY"])
+
+
+def test_for_nf_tables_one_capability_is_enough(
+    node: Node, fresh: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (*LOCKED, "--cap-add=NET_ADMIN")
+    flags = ("--backend", "nft", *FLAGS["TPROXY"])
+    for result in ("applied", "unchanged"):
+        applied = run(node, fresh, *flags, options=options)
+        assert applied.returncode == 0, applied.stderr
+        assert f"result={result} backend=nft " in applied.stderr
+    assert held(fresh) == {family: {} for family in BOTH}
+    monkeypatch.setenv("PROXY_INIT_BACKEND", "nft")  # what the tests' own iptables-save looks at
+    assert held(fresh) == wanted(node, fresh, *flags)
 
 
 def test_every_command_works(node: Node, fresh: str) -> None:
