@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pods import namespace
 from proxy_init.model import Family
-from tests.running import BOTH, by_table, program
+from tests.running import BOTH, UNTIL_ADDRESSES_HAVE_ROUTES, by_table, program
 
 # Policies, chains, jumps, gotos, an extension that we do not know, rules that look like ours.
 _FOREIGN = """\
@@ -83,7 +83,7 @@ def counted(name: str) -> dict[Family, str]:
 
 def whole(name: str) -> str:
     """All that a change of ours could touch, with all counts, as other programs print it."""
-    commands = f"""
+    commands = f"""{UNTIL_ADDRESSES_HAVE_ROUTES}
         {program(Family.V4, "-save")} -c; {program(Family.V6, "-save")} -c; ip address
         ip rule; ip route show table all; ip -6 rule; ip -6 route show table all
     """

@@ -26,6 +26,17 @@ both_backends = pytest.mark.parametrize("backend", ["legacy", "nft"], indirect=T
 _KEPT = ("PATH", "XTABLES_LOCKFILE", "PROXY_INIT_BACKEND")
 
 
+# The kernel makes the local route of a new IPv6 address in its own time (net/ipv6/addrconf.c,
+# addrconf_dad_work): what compares routes waits for it, at most 4 s.
+UNTIL_ADDRESSES_HAVE_ROUTES = """
+for _ in $(seq 200); do
+    ip -6 address show dev lo | grep -q 'inet6 ::6/' || break
+    ip -6 route show table local | grep -q '^local ::6 ' && break
+    sleep 0.02
+done
+"""
+
+
 def program(family: Family, kind: str = "") -> str:
     """The name of a program of iptables for the backend that the test is about, see the fixture of
     that name; kind is empty, -save or -restore."""

@@ -11,7 +11,14 @@ import pytest
 from pods import namespace
 from proxy_init.kernel.libiptc import load
 from proxy_init.kernel.namespace import enter
-from tests.running import BOTH, fresh_namespace, run_here, run_in, saved
+from tests.running import (
+    BOTH,
+    UNTIL_ADDRESSES_HAVE_ROUTES,
+    fresh_namespace,
+    run_here,
+    run_in,
+    saved,
+)
 
 KILLS = 100  # of each kind, five kinds
 ALL = ("-i", "*", "-b", "*", "--ipv6")
@@ -47,7 +54,8 @@ def seen(name: str) -> State:
         for table, text in saved(name, family).items()
     }
     commands = (
-        "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; ip address"
+        f"{UNTIL_ADDRESSES_HAVE_ROUTES} ip rule; ip -6 rule; ip route show table all; "
+        "ip -6 route show table all; ip address"
     )
     return State(tables, namespace.run(name, ["sh", "-c", commands]).stdout)
 
