@@ -21,6 +21,7 @@ from .stand_ins import module, stand_ins
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
     from typing import Any
 
 # linux/netlink.h, linux/rtnetlink.h. Of each kind there are three messages in a row: one that adds,
@@ -53,6 +54,13 @@ class Netlink:
             if not any(answer["header"]["flags"] & _INTERRUPTED for answer in answers):
                 return answers[:-1]
         raise OSError(errno.EAGAIN, f"the list of {kind}s changes all the time")
+
+    def route_to(self, family: int, to: IPv4Address | IPv6Address) -> Any:
+        """The route by which a packet to an address would leave."""
+        fields = {"family": family, "dst_len": to.max_prefixlen}
+        self._send("get", "route", _ACK, fields, {"RTA_DST": str(to)})
+        route, _ = self._answers()
+        return route
 
     def change(
         self, verb: str, kind: str, fields: Mapping[str, int], attributes: Mapping[str, object]

@@ -66,14 +66,13 @@ def _ourselves() -> Owner:
 
 def _interfaces(destinations: Iterable[Address]) -> Iterator[tuple[Address, str]]:
     """By which interface each is reached, but for those that a neighbour may have."""
-    from pyroute2 import IPRoute
-    from pyroute2.netlink.exceptions import NetlinkError
+    from .netlink import connected
 
-    with IPRoute() as netlink:
+    with connected() as netlink:
         for to in destinations:
             family = socket.AF_INET if to.version == 4 else socket.AF_INET6
-            with suppress(NetlinkError, ValueError, OSError):
-                (route,) = netlink.route("get", dst=str(to), family=family)
+            with suppress(OSError):
+                route = netlink.route_to(family, to)
                 if to in NOBODY[to.version] or route.get("gateway") or route.get("via"):
                     yield to, socket.if_indextoname(route.get("oif"))
 

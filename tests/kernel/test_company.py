@@ -19,7 +19,16 @@ from proxy_init.kernel.libiptc import load as load_iptc
 from proxy_init.kernel.namespace import enter
 from proxy_init.model import Family
 from tests.foreign import counted, load, run, whole, without_priorities
-from tests.running import BOTH, fresh_namespace, program, run_here, run_in, saved, with_rules
+from tests.running import (
+    BOTH,
+    UNTIL_ADDRESSES_HAVE_ROUTES,
+    fresh_namespace,
+    program,
+    run_here,
+    run_in,
+    saved,
+    with_rules,
+)
 
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
 OTHER = (*ALL, "-x", "10.1.0.0/16,fd00:1::/32", "-d", "9090,9091", "-c", "eth1", "--drop-invalid")
@@ -55,7 +64,7 @@ def result_of(name: str, *flags: str) -> tuple[dict[Family, dict[str, str]], str
 def routing(name: str) -> str:
     """Policy rules, the routes of other tables than the system's, and the addresses of lo."""
     commands = (
-        "ip rule; ip -6 rule; ip address show lo; "
+        f"{UNTIL_ADDRESSES_HAVE_ROUTES} ip rule; ip -6 rule; ip address show lo; "
         "ip route show table all; ip -6 route show table all"
     )
     return run(name, "sh", "-c", commands)

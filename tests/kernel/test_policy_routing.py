@@ -10,7 +10,7 @@ import pytest
 
 from pods import ENVIRONMENT, namespace
 from pods.pod import write_settings
-from tests.running import Result, fresh_namespace, run_in
+from tests.running import UNTIL_ADDRESSES_HAVE_ROUTES, Result, fresh_namespace, run_in
 
 ALL = ("-m", "TPROXY", "-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
 RULE = "fwmark 0x539 lookup 133"
@@ -118,6 +118,7 @@ def run(name: str, command: str) -> str:
 
 def seen(name: str, listings: tuple[str, ...] = LISTINGS) -> dict[str, str]:
     """By command, what it prints."""
+    namespace.run(name, ["sh", "-c", UNTIL_ADDRESSES_HAVE_ROUTES])
     return {each: re.sub(r"^#.*\n", "", run(name, each), flags=re.M) for each in listings}
 
 
