@@ -171,25 +171,32 @@ class EntryReader:
 
     def read(self, table: Any, entry: Any) -> Rule:
         """The rule that an entry of `table` holds."""
-        made = self._new_rule()
-        ctypes.memmove(ctypes.byref(made.entry), ctypes.byref(entry), ctypes.sizeof(entry))
+        header = entry.ip if self._family is Family.V4 else entry.ipv6
         start, end = ctypes.sizeof(entry), entry.target_offset
         content = ctypes.string_at(ctypes.addressof(entry) + start, end - start)
         if content not in self._matches:
-            self._matches[content] = tuple(self._extensions(made, entry))
-        matches = (*self._header(made), *self._matches[content])
-        return Rule(matches, self._target(made, table, entry))
+            self._matches[content] = tuple(self._extensions(entry))
+        matches = (*self._header(header), *self._matches[content])
+        return Rule(matches, self._target(table, entry, header))
 
-    def _header(self, made: Any) -> Iterator[Match]:
-        header = made.get_ip()
+    def _rule_of(self, entry: Any) -> Any:
+        """python-iptables' rule around a part of the entry, which may ask it for the header."""
+        made = self._new_rule()
+        ctypes.memmove(ctypes.byref(made.entry), ctypes.byref(entry), ctypes.sizeof(entry))
+        return made
+
+    def _header(self, header: Any) -> Iterator[Match]:
+        inverted = header.invflags
 
         def negated(kind: type[HeaderMatch]) -> bool:
-            return bool(header.invflags & _INVERTED[kind])
+            return bool(inverted & _INVERTED[kind])
 
-        if any(bytes(header.smsk)) or negated(Source):
-            yield _network(Source, bytes(header.src), bytes(header.smsk), negated(Source))
-        if any(bytes(header.dmsk)) or negated(Destination):
-            yield _network(Destination, bytes(header.dst), bytes(header.dmsk), negated(Destination))
+        source_mask, destination_mask = bytes(header.smsk), bytes(header.dmsk)
+        if any(source_mask) or negated(Source):
+            yield _network(Source, bytes(header.src), source_mask, negated(Source))
+        if any(destination_mask) or negated(Destination):
+            address = bytes(header.dst)
+            yield _network(Destination, address, destination_mask, negated(Destination))
         if header.iniface_mask or negated(InInterface):
             name, mask = header.iniface, header.iniface_mask
             yield _interface(InInterface, name, mask, negated(InInterface))
@@ -197,13 +204,14 @@ class EntryReader:
             name, mask = header.outiface, header.outiface_mask
             yield _interface(OutInterface, name, mask, negated(OutInterface))
         if header.proto:
-            name = made.protocols.get(header.proto, str(header.proto))
+            name = self._new_rule.protocols.get(header.proto, str(header.proto))
             yield Protocol(name, negated(Protocol))
         if self._family is Family.V4 and header.flags & _IPV4_FRAGMENT:
-            option = Option("f", negated=bool(header.invflags & _IPV4_FRAGMENT_INVERTED))
+            option = Option("f", negated=bool(inverted & _IPV4_FRAGMENT_INVERTED))
             yield UnknownMatch("fragment", (option,))
 
-    def _extensions(self, made: Any, entry: Any) -> Iterator[Match]:
+    def _extensions(self, entry: Any) -> Iterator[Match]:
+        made = self._rule_of(entry)
         offset = ctypes.sizeof(entry)
         while offset < entry.target_offset:
             raw = self._xtables.xt_entry_match.from_address(ctypes.addressof(entry) + offset)
@@ -216,12 +224,12 @@ class EntryReader:
                 yield UnknownMatch(name, (Option("revision", str(raw.u.user.revision)),))
             offset += size
 
-    def _target(self, made: Any, table: Any, entry: Any) -> Target:
+    def _target(self, table: Any, entry: Any, header: Any) -> Target:
         jump = table.get_target(entry)
         address = ctypes.addressof(entry) + entry.target_offset
         raw = self._xtables.xt_entry_target.from_address(address)
         name = jump.decode() if jump else raw.u.user.name.decode()
-        if made.get_ip().flags & _GOTO[self._family]:
+        if header.flags & _GOTO[self._family]:
             return Goto(name)
         if name in _VERDICTS:
             return _VERDICTS[name]
@@ -231,14 +239,14 @@ class EntryReader:
             return UnknownTarget("")
         content = ctypes.string_at(address, raw.u.user.target_size)
         if content not in self._targets:
-            self._targets[content] = self._extension_target(made, name, raw)
+            self._targets[content] = self._extension_target(entry, name, raw)
         return self._targets[content]
 
-    def _extension_target(self, made: Any, name: str, raw: Any) -> Target:
+    def _extension_target(self, entry: Any, name: str, raw: Any) -> Target:
         module = self._libxtables.find_target(name)
         if not self._knows(module, raw, raw.u.user.target_size):
             return UnknownTarget(name, (Option("revision", str(raw.u.user.revision)),))
-        extension = self._iptc.Target(made, target=raw)
+        extension = self._iptc.Target(self._rule_of(entry), target=raw)
         return read_target(extension.name, _options(extension))
 
     def _knows(self, module: Any, raw: Any, size: int) -> bool:
