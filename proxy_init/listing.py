@@ -39,8 +39,11 @@ _NAMES: Mapping[str, type[InInterface | OutInterface | Protocol]] = {
     "-o": OutInterface,
     "-p": Protocol,
 }
+_EXTENSIONS = ("-m", "-j")
+_PARTS = (*_EXTENSIONS, "-g")
+"""What may stand behind an extension's options."""
 _VERDICTS = {target.name: target for target in (ACCEPT, DROP, RETURN)}
-_FREE_TEXT = frozenset({"comment", "log-prefix", "nflog-prefix", "ulog-prefix"})
+_FREE_TEXT = frozenset({"--comment", "--log-prefix", "--nflog-prefix", "--ulog-prefix"})
 """Options whose value may look like an option, since only what is special to a shell is quoted."""
 
 
@@ -99,14 +102,9 @@ def _parts(words: Sequence[str]) -> Iterator[tuple[str, str, bool, Sequence[str]
         name = "" if kind == "-f" else words[place + 1]
         place += 1 if kind == "-f" else 2
         begin = place
-        while kind in ("-m", "-j") and place < len(words) and not _begins_part(words, place):
-            place += 1
+        while kind in _EXTENSIONS and place < len(words) and words[place] not in _PARTS:
+            place += 2 if words[place] in _FREE_TEXT else 1
         yield kind, name, negated, words[begin:place]
-
-
-def _begins_part(words: Sequence[str], place: int) -> bool:
-    before = words[place - 1].removeprefix("--")
-    return words[place] in ("-m", "-j", "-g") and before not in _FREE_TEXT
 
 
 def _options(words: Sequence[str]) -> Iterator[Option]:
@@ -115,9 +113,8 @@ def _options(words: Sequence[str]) -> Iterator[Option]:
         negated = words[place] == "!"
         place += negated
         name = words[place].removeprefix("--")
-        begin = place = place + 1
-        if name in _FREE_TEXT:
-            place += 1
+        begin = place + 1
+        place += 2 if words[place] in _FREE_TEXT else 1
         while place < len(words) and words[place] != "!" and not words[place].startswith("--"):
             place += 1
         value = " ".join(words[begin:place])

@@ -92,7 +92,7 @@ def numbers_of_ours(table: Table, expected: Table | None = None) -> Mapping[str,
     beside_ours = any(found.get(name) for name in BUILT_IN[table.name])
     if table.name in ("mangle", "nat") and beside_ours:
         own = {name: frozenset(numbers) for name, numbers in found.items()}
-        for name, number in _returns_for_interfaces(table, own):
+        for name, number in _returns_for_interfaces(table, own, expected):
             found[name].add(number)
         found["PREROUTING"].update(_expected_returns(table, expected, found["PREROUTING"]))
     return {name: frozenset(numbers) for name, numbers in found.items() if numbers}
@@ -102,8 +102,7 @@ def numbers_for_virtual_interfaces(table: Table, expected: Table | None = None) 
     """Those of our rules in PREROUTING that -k puts there, above all others; for `expected`, see
     `numbers_of_ours`."""
     captures = dict(_numbered(_prerouting(table), _capture_on_arrival))
-    arriving = list(_numbered(_prerouting(table), _return_on_arrival))
-    behind = frozenset(_behind_captures(table, captures, arriving))
+    behind = frozenset(_behind_captures(table, captures, expected))
     own = numbers_of_ours(table).get("PREROUTING", frozenset())
     alone = numbers_of_ours(table, expected).get("PREROUTING", frozenset()) - own
     return behind | captures.keys() | alone
@@ -151,7 +150,9 @@ def _closing_ipv6(chain: Chain | None) -> Iterator[int]:
                 yield from (number, number + 1)
 
 
-def _returns_for_interfaces(table: Table, own: Mapping[str, Set[int]]) -> Iterator[tuple[str, int]]:
+def _returns_for_interfaces(
+    table: Table, own: Mapping[str, Set[int]], expected: Table | None
+) -> Iterator[tuple[str, int]]:
     """-c and -k: a RETURN for an interface is ours only together with its twin.
 
     The twin of -c stands in the other of PREROUTING and OUTPUT, that of -k is the jump for the
@@ -162,7 +163,7 @@ def _returns_for_interfaces(table: Table, own: Mapping[str, Set[int]]) -> Iterat
     arriving = list(_numbered(_prerouting(table), _return_on_arrival))
     leaving = list(_numbered(table.chain("OUTPUT"), _return_on_departure))
     captures = dict(_numbered(_prerouting(table), _capture_on_arrival))
-    behind_captures = set(_behind_captures(table, captures, arriving))
+    behind_captures = set(_behind_captures(table, captures, expected))
     yield from (("PREROUTING", number) for number in behind_captures)
     arriving = [(number, name) for number, name in arriving if number not in behind_captures]
     twins = Counter(name for _, name in arriving) & Counter(name for _, name in leaving)
@@ -199,15 +200,40 @@ def in_sight(rules: Sequence[Rule], table: str, hidden: Set[int] = frozenset()) 
 
 
 def _behind_captures(
-    table: Table, captures: Mapping[int, str], arriving: Sequence[tuple[int, str]]
+    table: Table, captures: Mapping[int, str], expected: Table | None
 ) -> Iterator[int]:
-    """The RETURNs of -k: as many for an interface as it was named times, so captured alike."""
-    rules = _rules(table, "PREROUTING")
+    """The RETURNs of -k: as many for an interface as it was named times, so captured alike.
+
+    A CIDR that was given twice is captured twice, too. So where all were (`*` can't be given
+    twice), what has a twin in OUTPUT is left for -c, unless `expected` has the same captures, and
+    tells.
+    """
+    arriving = list(_numbered(_prerouting(table), _return_on_arrival))
+    leaving = _counted(table, "OUTPUT", _return_on_departure)
     for name in set(captures.values()):
-        numbers = [number for number, other in captures.items() if other == name]
-        times = max(Counter(rules[number] for number in numbers).values())
-        behind = [n for n, other in arriving if other == name and n > max(numbers)]
+        captured = _captured(table, name)
+        times = min(captured.values())
+        behind = [n for n, other in arriving if other == name and n > _last(captures, name)]
+        if expected and captured == _captured(expected, name):
+            returns = _counted(expected, "PREROUTING", _return_on_arrival)[name]
+            times = returns - _counted(expected, "OUTPUT", _return_on_departure)[name]
+        elif all(any(isinstance(m, Destination) for m in matches) for matches in captured):
+            times = min(times, max(1, len(behind) - leaving[name]))
         yield from behind[:times]
+
+
+def _last(captures: Mapping[int, str], name: str) -> int:
+    return max(number for number, other in captures.items() if other == name)
+
+
+def _captured(table: Table, name: str) -> Counter[tuple[object, ...]]:
+    """What is captured of an interface that -k names, and how often."""
+    rules = _rules(table, "PREROUTING")
+    return Counter(_without_comment(rule) for rule in rules if _capture_on_arrival(rule) == name)
+
+
+def _counted(table: Table, chain: str, name_of: Callable[[Rule], str | None]) -> Counter[str]:
+    return Counter(name for _, name in _numbered(table.chain(chain), name_of))
 
 
 def _rules(table: Table, name: str) -> tuple[Rule, ...]:

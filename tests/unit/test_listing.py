@@ -77,6 +77,10 @@ def test_what_we_print_is_read_back_as_it_was(call: Call) -> None:
 
 
 @given(st.text(st.characters(exclude_characters="\n\0", exclude_categories=["Cs"]), max_size=40))
+@example("comment")
+@example("--comment")
+@example("-j")
+@example("!")
 def test_any_comment_is_read_back(text: str) -> None:
     rule = Rule((Comment(text),), ACCEPT)
     table = Table("filter", (Chain("INPUT", (rule,), policy="ACCEPT"),))

@@ -250,6 +250,37 @@ def test_an_interface_named_twice_has_two_twins() -> None:
     assert places(present) == {"PREROUTING": [0, 1, 2, 3]}
 
 
+CIDR = Destination(ip_network("10.0.0.0/8"))
+
+
+@pytest.mark.parametrize("others", [(CIDR,), ()], ids=["-i 10.0.0.0/8", "-i 0.0.0.0/0"])
+def test_a_cidr_given_twice_is_no_interface_named_twice(others: tuple[Match, ...]) -> None:
+    twice = [captured("a", *others)] * 2
+    present = table(
+        PREROUTING=[*twice, arriving("a"), arriving("a"), INBOUND], OUTPUT=[leaving("a"), OUTPUT]
+    )
+    all_of_it = {"PREROUTING": [0, 1, 2, 3, 4], "OUTPUT": [0, 1]}
+    if others:
+        assert places(present) == all_of_it
+    # The kernel does not keep that all of the internet was given as a CIDR; the flags tell.
+    expected = Table("nat", tuple(Chain(c.name, c.rules) for c in present.chains if c.rules))
+    assert ours_in(present, expected).placed["OUTPUT"] == (
+        Placed(0, leaving("a")),
+        Placed(0, OUTPUT),
+    )
+
+
+def test_an_interface_named_twice_leaves_a_foreign_return_alone() -> None:
+    present = table(
+        PREROUTING=[*[captured("a")] * 2, arriving("a"), arriving("a")], OUTPUT=[leaving("a")]
+    )
+    assert places(present) == {"PREROUTING": [0, 1, 2, 3]}
+    # One CIDR twice, the other once: the interface was named once.
+    some = [captured("a", CIDR), captured("a", CIDR), captured("a")]
+    present = table(PREROUTING=[*some, arriving("a"), arriving("a")])
+    assert places(present) == {"PREROUTING": [0, 1, 2, 3]}
+
+
 # -k without anything captured: only what is asked for tells its RETURN from a foreign one.
 
 
