@@ -23,7 +23,7 @@ from ..counters import Count
 from ..errors import NodeCannot
 from ..frozen import frozen
 from ..listing import read_table
-from ..model import Family, Table
+from ..model import Family, Rule, Table
 from ..reconcile import TableEdit
 from ..text import rule_text
 from . import nfnetlink
@@ -189,10 +189,16 @@ def _lines(edit: TableEdit) -> Iterator[str]:
     for removal in edit.removals:
         yield f"-D {removal.chain} {removal.position + 1}"
     for insertion in edit.insertions:
-        yield f"-I {insertion.chain} {insertion.position + 1}{rule_text(insertion.rule)}"
+        yield f"-I {insertion.chain} {insertion.position + 1}{_short_text(insertion.rule)}"
     for chain in edit.filled:
-        yield from (f"-A {chain.name}{rule_text(rule)}" for rule in chain.rules)
+        yield from (f"-A {chain.name}{_short_text(rule)}" for rule in chain.rules)
     yield from (f"-X {name}" for name in edit.deleted)
+
+
+def _short_text(rule: Rule) -> str:
+    """A rule's text in few words: the program takes 255 (xshared.h, MAX_ARGC), 64 owner groups as
+    they are usually spelled are 320."""
+    return rule_text(rule).replace(" -m owner ! --gid-owner ", " -mowner ! --gid-owner=")
 
 
 def _refused(name: str, said: bytes) -> KernelRefused:
