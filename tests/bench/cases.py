@@ -1,5 +1,6 @@
 """What is measured: our program in its usual jobs, and other ways to get the same rules."""
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ USUAL = (
 TPROXY = (*USUAL, "-m", "TPROXY")
 DUAL_STACK = (*USUAL, "--dual-stack", "--redirect-dns", "--capture-all-dns")
 OLD = ("--ruleset", "1.0")
+NFT = ("--backend", "nft")
 LENGTHS = (10, 100, 1000, 10_000)
 LONGEST_OF_SCRIPT = 1000  # more takes it a minute
 
@@ -66,14 +68,26 @@ class Cases:
         yield Case("REDIRECT", "iptables-restore", self._restore("REDIRECT", *USUAL))
         for peer in self._peers:
             yield Case("REDIRECT", peer.split()[0], (*peer.split(), *USUAL))
-        yield Case("REDIRECT again", "proxy-init", (*ours, *USUAL), ((*ours, *USUAL),))
+        yield from self._through_nft("REDIRECT", USUAL)
+        for flags, by in ((USUAL, "proxy-init"), ((*USUAL, *NFT), "proxy-init, nft")):
+            yield Case("REDIRECT again", by, (*ours, *flags), ((*ours, *flags),))
         yield Case("dry run", "proxy-init", (*ours, *USUAL, "-n"))
         yield Case("TPROXY", "proxy-init", (*ours, *TPROXY))
         yield Case("TPROXY", "script of 1.0.0", self._script("TPROXY", *OLD, *TPROXY))
         yield Case("TPROXY", "iptables-restore", self._restore("TPROXY", *TPROXY))
+        yield from self._through_nft("TPROXY", TPROXY)
         yield Case("dual stack, DNS", "proxy-init", (*ours, *DUAL_STACK), ADDRESSES)
         restore = self._restore("dual", *DUAL_STACK, "--ipv6")
         yield Case("dual stack, DNS", "iptables-restore", restore, ADDRESSES)
+        yield from self._through_nft("dual stack, DNS", DUAL_STACK, ADDRESSES)
+
+    def _through_nft(
+        self, job: str, flags: Sequence[str], before: tuple[Command, ...] = ()
+    ) -> Iterator[Case]:
+        yield Case(job, "proxy-init, nft", (*self._ours, *flags, *NFT), before)
+        ipv6 = ("--ipv6",) if before else ()
+        restore = self._restore(job, *flags, *ipv6, backend="nft")
+        yield Case(job, "iptables-nft-restore", restore, before)
 
     def _excluding(self, length: int) -> Iterator[Case]:
         path = self._work / f"cidrs-{length}"
@@ -81,6 +95,7 @@ class Cases:
         flags = (*USUAL, "-x", f"@{path}")
         job, name = f"REDIRECT, {length:,} CIDRs", str(length)
         yield Case(job, "proxy-init", (*self._ours, *flags), length=length)
+        yield Case(job, "proxy-init, nft", (*self._ours, *flags, *NFT), length=length)
         if length > LONG:
             listed = (*self._ours, *flags, "--cidr-tree", "never")
             yield Case(job, "proxy-init, as a list", listed, length=length)
@@ -94,17 +109,17 @@ class Cases:
         result = subprocess.run([*self._ours, *flags, "-n"], capture_output=True, check=True)
         return result.stdout.decode()
 
-    def _restore(self, name: str, *flags: str) -> Command:
+    def _restore(self, name: str, *flags: str, backend: str = "legacy") -> Command:
         """The floor: one program of C, fed with the rules as text."""
         text = self._dry_run(*flags)
-        programs = {4: "iptables-legacy-restore", 6: "ip6tables-legacy-restore"}
+        programs = {4: f"iptables-{backend}-restore", 6: f"ip6tables-{backend}-restore"}
         paths = {version: self._work / f"{name}-{version}" for version in programs}
         ipv4, _, ipv6 = text.partition("# IPv6\n")
         paths[4].write_text(ipv4)
         paths[6].write_text(ipv6)
         if not ipv6:
             return (programs[4], str(paths[4]))
-        both = " && ".join(f"{programs[version]} {paths[version]}" for version in programs)
+        both = " && ".join(shlex.join((programs[v], str(paths[v]))) for v in programs)
         return ("sh", "-c", both)
 
     def _script(self, name: str, *flags: str) -> Command:

@@ -27,6 +27,7 @@ COLOURS = {
     "proxy-init, as a list": "#54aeff",
     "script of 1.0.0": "#8c959f",
     "iptables-restore": "#d29922",
+    "proxy-init, nft": "#8250df",
 }
 OTHERS = "#57606a"
 
