@@ -89,15 +89,17 @@ class Scene:
     """One family's rules and what else decides: the pod's own addresses, the policy route."""
 
     tables: Mapping[str, Table]
+    """By the name that people see. The kernel may have several of a kind, x_tables and nf_tables;
+    these are met in this order, though the kernel's, the last made first, cannot be known."""
     pod_addresses: frozenset[Address]
     policy_route: PolicyRoute | None = None
 
     def rules(self) -> Iterator[tuple[tuple[str, str, int], Rule]]:
         """Every rule behind its place: table, chain and number from 1."""
-        for table in self.tables.values():
+        for title, table in self.tables.items():
             for chain in table.chains:
                 for number, rule in enumerate(chain.rules, start=1):
-                    yield (table.name, chain.name, number), rule
+                    yield (title, chain.name, number), rule
 
     def without(self, table: str, chain: str, number: int) -> "Scene":
         """The same with one rule lost, by its number from 1 in its chain."""
@@ -107,7 +109,9 @@ class Scene:
             else each
             for each in self.tables[table].chains
         )
-        return replace(self, tables={**self.tables, table: Table(table, chains)})
+        return replace(
+            self, tables={**self.tables, table: replace(self.tables[table], chains=chains)}
+        )
 
     def is_local(self, address: Address) -> bool:
         """Whether the pod itself has the address."""
@@ -205,8 +209,8 @@ class _Walker:
         hooks = ["OUTPUT", "PREROUTING", "INPUT"]
         for hook in hooks if self.packet.direction is Direction.OUT else hooks[1:]:
             self.hook = hook
-            for table in BUILT_IN:
-                self._table(table)
+            for name in BUILT_IN:
+                self._tables(name)
                 if self.dropped:
                     return self._result(Outcome.DROPPED)
             if not self._stays_here():
@@ -244,33 +248,39 @@ class _Walker:
             self.packet = replace(self.packet, interface="lo")
         return True
 
-    def _table(self, name: str) -> None:
-        table = self.scene.tables.get(name)
-        if table is None or self.hook not in BUILT_IN[name]:
+    def _tables(self, name: str) -> None:
+        titles = [title for title, table in self.scene.tables.items() if table.name == name]
+        if not titles or self.hook not in BUILT_IN[name]:
             return
         if name == "nat":
             if self.nat_done or self.hook == "INPUT":
                 return
             # Whatever comes of it, conntrack asks no second time for this connection.
             self.nat_done = True
-        chain = table.chain(self.hook)
-        if self._chain(table, self.hook) is not _Stop.ACCEPTED and chain and chain.policy == "DROP":
+        for title in titles:
+            self._table(title)
+            if self.dropped or (name == "nat" and self.captured):
+                return
+
+    def _table(self, title: str) -> None:
+        chain = self.scene.tables[title].chain(self.hook)
+        if self._chain(title, self.hook) is not _Stop.ACCEPTED and chain and chain.policy == "DROP":
             self.dropped = True
 
-    def _chain(self, table: Table, name: str) -> _Stop:
-        chain = table.chain(name)
+    def _chain(self, title: str, name: str) -> _Stop:
+        chain = self.scene.tables[title].chain(name)
         for number, rule in enumerate(chain.rules if chain else (), start=1):
             matched = self._matches(rule)
             self.path.append(
-                Visit(self.packet, self.hook, table.name, name, number, rule, matched, rule.why)
+                Visit(self.packet, self.hook, title, name, number, rule, matched, rule.why)
             )
             if matched or (matched is None and rule in self.assumed):
-                stop = self._target(table, rule)
+                stop = self._target(title, rule)
                 if stop is not None:
                     return stop
         return _Stop.RETURNED
 
-    def _target(self, table: Table, rule: Rule) -> _Stop | None:
+    def _target(self, title: str, rule: Rule) -> _Stop | None:
         """Carry out a rule's target; None where the next rule is tried."""
         target = rule.target
         match target:
@@ -283,10 +293,10 @@ class _Walker:
                 self.dropped = True
                 return _Stop.ACCEPTED
             case Jump(name):
-                stop = self._chain(table, name)
+                stop = self._chain(title, name)
                 return stop if stop is _Stop.ACCEPTED else None
             case Goto(name):
-                return self._chain(table, name)
+                return self._chain(title, name)
             case Redirect(port):
                 self._redirect(port)
                 return _Stop.ACCEPTED

@@ -6,7 +6,7 @@ import shlex
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
 from .. import values
@@ -26,7 +26,7 @@ from ..explain import (
 from ..flags import Flag, split
 from ..kernel.host import addresses, is_global
 from ..text import rule_text
-from .scenes import LIVE, live_choice, scene_of
+from .scenes import LIVE, live_backends, scene_of
 from .session import print_text, session, wanted_rulesets
 
 WIDTH = 80
@@ -97,8 +97,8 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
         packet, own = _packet(config)
         rulesets = wanted_rulesets(config)
         wanted = next(r for r in rulesets if r.family is packet.family)
-        live = live_choice(config, rulesets, _given(config, "live", False))
-        scene = scene_of(wanted, own, live)
+        live = live_backends(config, rulesets) if _given(config, "live", False) else ()
+        scene = scene_of(wanted, own, *live)
         result = walk(scene, packet)
         others = alternatives(scene, packet)
         as_text = _json if config.output == "json" else _text
@@ -199,12 +199,10 @@ def _text(packet: Packet, result: Walk, others: Sequence[tuple[Visit, Walk]]) ->
     for visit, other in others:
         unknown = f"If rule {visit.number} of {visit.chain} ({visit.table}) matches, which is "
         lines += textwrap.wrap(f"{unknown}not known here: {sentence(packet, other)}", WIDTH)
-    where = None
-    for visit in result.path:
-        if where != (visit.hook, visit.table):
-            where = (visit.hook, visit.table)
-            lines += ["", f"{visit.hook}, table {visit.table}"]
-        lines += _visit_lines(visit)
+    for (hook, table), visits in groupby(result.path, lambda visit: (visit.hook, visit.table)):
+        lines += ["", f"{hook}, table {table}"]
+        for visit in visits:
+            lines += _visit_lines(visit)
     return "\n".join(lines) + "\n"
 
 

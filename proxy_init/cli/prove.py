@@ -22,7 +22,7 @@ from ..reading import read_config
 from ..text import rule_text
 from ..trials import POD, STRANGER, Trial
 from .explain import explain_call, flags_of
-from .scenes import LIVE, live_choice, scene_of
+from .scenes import LIVE, live_backends, scene_of
 from .session import print_text, session, wanted_rulesets
 
 WIDTH = 80
@@ -66,8 +66,8 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def _scenes(config: Config, live: bool) -> Mapping[Family, Scene]:
     rulesets = wanted_rulesets(config)
-    choice = live_choice(config, rulesets, live)
-    return {ruleset.family: scene_of(ruleset, frozenset(), choice) for ruleset in rulesets}
+    backends = live_backends(config, rulesets) if live else ()
+    return {ruleset.family: scene_of(ruleset, frozenset(), *backends) for ruleset in rulesets}
 
 
 def _other_config(words: Sequence[str], environ: Mapping[str, str]) -> Config:

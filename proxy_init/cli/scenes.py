@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..config import Config
+from ..errors import NodeCannot
 from ..explain import Address, Scene
 from ..flags import Flag, Takes
 from ..frozen import replace
+from ..log import logger
 from ..model import Rule, Ruleset, Table
 
 if TYPE_CHECKING:
-    from ..kernel.backend import Choice
+    from ..kernel.backend import Backend
 
 LIVE = Flag(
     "live",
@@ -25,32 +27,51 @@ LIVE = Flag(
 )
 
 
-def live_choice(config: Config, rulesets: Sequence[Ruleset], live: bool) -> Choice | None:
-    """The backend whose rules are to be walked, if the kernel's are. Raises NodeCannot."""
-    if not live:
-        return None
-    from ..kernel.backend import choose
+def live_backends(config: Config, rulesets: Sequence[Ruleset]) -> tuple[Backend, ...]:
+    """The backends whose tables hold something, if the kernel's rules are to be walked: a packet
+    meets them all. The first is that of our rules. Raises NodeCannot.
 
-    choice = choose(config.backend, rulesets, write=False)
-    choice.load()
-    return choice
+    The log says what is there that cannot be walked.
+    """
+    from ..kernel.backend import Backend, choose, tables_there
+    from ..kernel.nfnetlink import names_of_other_tables
+
+    chosen = choose(config.backend, rulesets, write=False).backend
+    chosen.load()
+    backends = [chosen]
+    unseen = {name for each in rulesets for name in names_of_other_tables(each.family)}
+    for other in Backend:
+        if other is not chosen and any(tables_there(other, each.family) for each in rulesets):
+            try:
+                other.load()
+                backends.append(other)
+            except NodeCannot as error:
+                unseen.add(f"{other.tables_in_words} ({error})")
+    if unseen:
+        logger.warning(
+            "packets also meet tables of which nothing is known here: %s", ", ".join(sorted(unseen))
+        )
+    return tuple(backends)
 
 
-def scene_of(wanted: Ruleset, own: frozenset[Address], live: Choice | None = None) -> Scene:
+def scene_of(wanted: Ruleset, own: frozenset[Address], *live: Backend) -> Scene:
     """What the flags want of a family, or what the kernel holds, in a pod with these addresses.
 
     Of the kernel's rules, those that the flags ask for too have their reasons. Raises ApplyFailed
     or NodeCannot.
     """
-    if live is None:
+    if not live:
         tables = {table.name: table for table in wanted.tables}
         return Scene(tables, own, wanted.routing.policy_route)
     from ..kernel.backend import Part
     from ..kernel.present import present
 
-    (found,) = present([Part(wanted, live.backend)])
-    tables = {table.name: _with_reasons(table, wanted) for table in found.tables}
-    return Scene(tables, own, next(iter(found.policy_routes), None))
+    found = present([Part(wanted, backend) for backend in live])
+    tables = {}
+    for number, (backend, held) in enumerate(zip(live, found, strict=True)):
+        of = f" of {backend.tables_in_words}" if number else ""
+        tables |= {f"{table.name}{of}": _with_reasons(table, wanted) for table in held.tables}
+    return Scene(tables, own, next(iter(found[0].policy_routes), None))
 
 
 def _with_reasons(table: Table, wanted: Ruleset) -> Table:

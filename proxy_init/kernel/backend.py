@@ -44,6 +44,11 @@ class Backend(Enum):
         """What a process must have for it: libiptc works through a raw socket."""
         return ("NET_ADMIN", "NET_RAW") if self is Backend.LEGACY else ("NET_ADMIN",)
 
+    @property
+    def tables_in_words(self) -> str:
+        """What people call the tables that it reads and writes."""
+        return "the legacy tables" if self is Backend.LEGACY else "nf_tables"
+
     def load(self) -> None:
         """Load what reading and writing take. Raises NodeCannot where something is missing."""
         if self is Backend.LEGACY:

@@ -26,6 +26,7 @@ _HOOKS = {"PREROUTING": 0, "INPUT": 1, "FORWARD": 2, "OUTPUT": 3, "POSTROUTING":
 _ROUTE = ("mangle", "OUTPUT")
 _SECONDS = 5
 _NUMBERS = {Family.V4: 2, Family.V6: 10}
+_INET = 1  # linux/netfilter.h: both families
 _HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
 
 
@@ -37,9 +38,26 @@ def generation() -> int:
 
 def table_names(family: Family) -> tuple[str, ...]:
     """Those of the iptables programs' tables that this namespace has. Raises OSError."""
-    answers = _asked(_NF_TABLES << 8 | _GET_TABLE, _NUMBERS[family], flags=_DUMP)
-    names = {answer[1].rstrip(b"\0").decode(errors="replace") for answer in answers}
+    names = _table_names(_NUMBERS[family])
     return tuple(name for name in BUILT_IN if name in names)
+
+
+def names_of_other_tables(family: Family) -> tuple[str, ...]:
+    """Those tables that a family's packets meet and that are not of iptables, as `nft` calls
+    them; none where nf_tables can't be asked."""
+    own = "ip" if family is Family.V4 else "ip6"
+    try:
+        return (
+            *(f"{own} {name}" for name in _table_names(_NUMBERS[family]) if name not in BUILT_IN),
+            *(f"inet {name}" for name in _table_names(_INET)),
+        )
+    except OSError:
+        return ()
+
+
+def _table_names(number: int) -> list[str]:
+    answers = _asked(_NF_TABLES << 8 | _GET_TABLE, number, flags=_DUMP)
+    return [answer[1].rstrip(b"\0").decode(errors="replace") for answer in answers]
 
 
 def has_revision(family: Family, kind: str, name: str, revision: int) -> bool:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from pods import ENVIRONMENT, connect, listener, make_pod
+from pods import ENVIRONMENT, TIMEOUT, connect, listener, make_pod, namespace
 from proxy_init.model import Family
-from tests.running import both_backends, program, run_in
+from tests.running import backend_under_test, both_backends, fresh_namespace, program, run_in
 from tests.schemas import read_json
 
 pytestmark = both_backends
@@ -56,3 +56,46 @@ def test_nothing_in_the_kernel_captures_nothing() -> None:
             "sentence": "Direct: TCP to 198.51.100.7:80 from uid 1000, gid 1000 is not captured: "
             "no rule captures it.",
         }
+
+
+def test_a_packet_meets_the_tables_of_both_kinds() -> None:
+    other, tables = {
+        "legacy": ("iptables-nft", "nf_tables"),
+        "nft": ("iptables-legacy", "the legacy tables"),
+    }[backend_under_test()]
+    with (
+        make_pod(ipv6=False) as pod,
+        listener(pod.namespace, "proxy", (15001,), uid=1337, gid=1337),
+        listener(pod.outside, "outside", (80,)),
+    ):
+
+        def rule(words: str) -> None:
+            pod.run([other, *words.split()], env=ENVIRONMENT).check_returncode()
+
+        assert run_in(pod.namespace, *FLAGS).status == 0
+        to = ("--live", "--to", "198.51.100.7:80")
+        # What the other kind does not send elsewhere, ours take, and the other way round.
+        rule("-t nat -A OUTPUT -p tcp --dport 80 -j ACCEPT")
+        assert explained(pod.namespace, *to)["verdict"] == "captured"
+        assert connect(pod.namespace, "198.51.100.7", 80).who == "proxy"
+        # It meets the packet that ours have sent to the proxy.
+        rule("-A OUTPUT -p tcp --dport 15001 -j DROP")
+        live = explained(pod.namespace, *to)
+        assert live["verdict"] == "dropped"
+        assert live["path"][-1]["table"] == f"filter of {tables}"
+        assert connect(pod.namespace, "198.51.100.7", 80, timeout=0.5).who == TIMEOUT
+        # And what no longer passes through ours.
+        rule("-F OUTPUT")
+        rule("-t mangle -A OUTPUT -p tcp --dport 80 -j DROP")
+        assert explained(pod.namespace, *to)["verdict"] == "dropped"
+        proved = run_in(pod.namespace, "prove", *FLAGS, "--live")
+        assert proved.status == 3 and "goes nowhere" in proved.stdout
+        assert connect(pod.namespace, "198.51.100.7", 80, timeout=0.5).who == TIMEOUT
+
+
+def test_tables_that_iptables_does_not_show_are_named() -> None:
+    with fresh_namespace() as name:
+        namespace.run(name, ["nft", "add", "table", "inet", "mesh"]).check_returncode()
+        flags = (*FLAGS[:-1], "warn", "--live", "--to", "192.0.2.7:80")
+        result = run_in(name, "explain", *flags)
+        assert result.status == 0 and "nothing is known here: inet mesh" in result.stderr
