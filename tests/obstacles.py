@@ -11,6 +11,7 @@ from pathlib import Path
 # The program imports this one late, where a user without privilege may not be able to read it.
 import proxy_init.kernel.namespace  # noqa: F401
 from pods import namespace
+from proxy_init.kernel import libiptc, nft
 from tests.running import Result, run_here, run_in
 
 
@@ -71,6 +72,12 @@ def replace(owner: object, name: str, replacement: Callable[..., object]) -> Non
     """Put a function, which gets the real one first, in the place of one."""
     real = getattr(owner, name)
     setattr(owner, name, lambda *arguments: replacement(real, *arguments))
+
+
+def replace_in_tables(name: str, replacement: Callable[..., object]) -> None:
+    """The same for a method of the tables of each backend."""
+    for backend in (libiptc, nft):
+        replace(backend.Tables, name, replacement)
 
 
 def run_patched(

@@ -37,11 +37,15 @@ done
 """
 
 
+def backend_under_test() -> str:
+    """The backend that the test is about, see the fixture `backend`."""
+    return os.environ.get("PROXY_INIT_BACKEND", "legacy")
+
+
 def program(family: Family, kind: str = "") -> str:
-    """The name of a program of iptables for the backend that the test is about, see the fixture of
-    that name; kind is empty, -save or -restore."""
-    backend = os.environ.get("PROXY_INIT_BACKEND", "legacy")
-    return f"ip{'6' if family is Family.V6 else ''}tables-{backend}{kind}"
+    """The name of a program of iptables for the backend that the test is about; kind is empty,
+    -save or -restore."""
+    return f"ip{'6' if family is Family.V6 else ''}tables-{backend_under_test()}{kind}"
 
 
 def counted_by_programs() -> tuple[Family, ...]:

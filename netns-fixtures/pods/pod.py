@@ -92,11 +92,13 @@ class Pod:
         return self.run([sys.executable, "-m", "proxy_init", *flags], env=variables)
 
     def save(self, version: int, table: str | None = None) -> str:
-        """What iptables-legacy-save (4) or ip6tables-legacy-save (6) prints for the pod.
+        """What iptables-legacy-save (4) or ip6tables-legacy-save (6) prints for the pod, or those
+        of the backend that ENVIRONMENT names.
 
         Counters are zeroed and comment lines dropped. Naming a table brings it into being, empty.
         """
-        program = "iptables-legacy-save" if version == 4 else "ip6tables-legacy-save"
+        backend = ENVIRONMENT.get("PROXY_INIT_BACKEND", "legacy")
+        program = f"ip{'6' if version == 6 else ''}tables-{backend}-save"
         saved = self.run([program, *(["-t", table] if table else [])], env=ENVIRONMENT)
         saved.check_returncode()
         lines = [line for line in saved.stdout.splitlines(True) if not line.startswith("#")]

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from pods import ENVIRONMENT
+
 
 @pytest.fixture(autouse=True)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -12,6 +14,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     with. The others leave the choice to the program."""
     if hasattr(request, "param"):
         monkeypatch.setenv("PROXY_INIT_BACKEND", request.param)
+        monkeypatch.setitem(ENVIRONMENT, "PROXY_INIT_BACKEND", request.param)
 
 
 @pytest.fixture(scope="session", autouse=True)

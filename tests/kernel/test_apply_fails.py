@@ -30,11 +30,12 @@ from tests.obstacles import (
     held_lock,
     libc,
     replace,
+    replace_in_tables,
     run_patched,
     run_with,
     told,
 )
-from tests.running import BOTH, Result, run_here, run_in, saved, with_rules
+from tests.running import BOTH, Result, both_backends, program, run_here, run_in, saved, with_rules
 
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
 LEGACY = (*ALL, "--drop-invalid", "--backend", "legacy")
@@ -56,6 +57,7 @@ def rules(name: str) -> dict[Family, dict[str, str]]:
 # Privilege.
 
 
+@both_backends
 def test_a_dry_run_takes_no_privilege(fresh: str) -> None:
     flags = (*ALL, "--drop-invalid", "--dry-run", "-x", "10.0.0.0/8,fd00::/8")
     by_root = run_in(fresh, *flags)
@@ -87,6 +89,7 @@ def test_a_missing_capability_is_named(
     assert tables_made(fresh) == NONE_MADE
 
 
+@both_backends
 @pytest.mark.parametrize("uid", [0, 65534])
 def test_the_two_capabilities_are_enough(fresh: str, uid: int) -> None:
     capabilities = 1 << NET_ADMIN | 1 << NET_RAW
@@ -107,8 +110,8 @@ def test_who_may_not_read_which_tables_there_are_needs_only_those_of_the_rules(f
         return real(tables, name)
 
     def without_raw() -> None:
-        replace(Tables, "read", no_raw)
-        replace(Tables, "instantiated", lambda real, tables: ("raw", "mangle", "nat", "filter"))
+        replace_in_tables("read", no_raw)
+        replace_in_tables("instantiated", lambda real, tables: ("raw", "mangle", "nat", "filter"))
 
     result = run_patched(fresh, without_raw, *ALL, "--no-ipv6")
     assert result.status == 0, result.stderr
@@ -142,6 +145,7 @@ def test_a_dry_run_that_nobody_can_read_is_no_silent_failure(fresh: str) -> None
     assert "standard output: No space left on device" in result.stderr
 
 
+@both_backends
 @pytest.mark.parametrize(
     ("flags", "status"), [(("-u", "1337"), 4), (("-u", "0", "-g", "1338"), 4), (("-u", "0"), 0)]
 )
@@ -156,8 +160,8 @@ def test_an_owner_that_the_user_namespace_does_not_know_is_named(
         Path("/proc/self/gid_map").write_text("0 0 1")
         result = run_here("-i", "*", "--ipv6", *flags)
         held = [
-            subprocess.run([f"{ip}tables-legacy-save"], capture_output=True, text=True).stdout
-            for ip in ("ip", "ip6")
+            subprocess.run([program(family, "-save")], capture_output=True, text=True).stdout
+            for family in BOTH
         ]
         return result, "".join(held)
 
@@ -176,6 +180,7 @@ def test_an_owner_that_the_user_namespace_does_not_know_is_named(
 # The lock.
 
 
+@both_backends
 def test_a_held_lock_is_waited_for(fresh: str, tmp_path: Path) -> None:
     lock = tmp_path / "xtables.lock"
     with held_lock(lock) as descriptor:
@@ -203,6 +208,7 @@ def test_a_held_lock_is_waited_for(fresh: str, tmp_path: Path) -> None:
     assert "result=applied" in rest.splitlines()[-1]
 
 
+@both_backends
 @pytest.mark.parametrize("wait", [0, 1])
 def test_a_lock_that_is_held_too_long_is_a_failure(fresh: str, tmp_path: Path, wait: int) -> None:
     lock = tmp_path / "xtables.lock"
@@ -218,6 +224,7 @@ def test_a_lock_that_is_held_too_long_is_a_failure(fresh: str, tmp_path: Path, w
     assert tables_made(fresh) == NONE_MADE
 
 
+@both_backends
 @pytest.mark.parametrize("failing", [False, True])
 def test_the_lock_is_held_while_the_kernel_is_changed_and_no_longer(
     fresh: str, tmp_path: Path, failing: bool
@@ -239,7 +246,7 @@ def test_the_lock_is_held_while_the_kernel_is_changed_and_no_longer(
         real(tables, name)
 
     environ = {"XTABLES_LOCKFILE": str(lock)}
-    result = run_patched(fresh, lambda: replace(Tables, "commit", watched), *ALL, environ=environ)
+    result = run_patched(fresh, lambda: replace_in_tables("commit", watched), *ALL, environ=environ)
     assert result.status == (1 if failing else 0)
     assert seen.read_text() == "held\n" * 2  # once a family
     with lock.open() as file:
@@ -269,7 +276,7 @@ def refusing(
             raise KernelRefused(f"table {table}", number)
         real(tables, name)
 
-    return lambda: replace(Tables, "commit", write)
+    return lambda: replace_in_tables("commit", write)
 
 
 def dying(method: str, *, table: str = "nat", family: Family | None = None) -> Callable[[], None]:
@@ -281,7 +288,7 @@ def dying(method: str, *, table: str = "nat", family: Family | None = None) -> C
             os._exit(1)
         return real(tables, what)
 
-    return lambda: replace(Tables, method, end)
+    return lambda: replace_in_tables(method, end)
 
 
 def prepared(name: str, directory: Path) -> dict[Family, str]:
@@ -293,6 +300,7 @@ def prepared(name: str, directory: Path) -> dict[Family, str]:
     return counted(name)
 
 
+@both_backends
 def test_a_table_that_another_program_changes_meanwhile_is_read_again(
     fresh: str, tmp_path: Path
 ) -> None:
@@ -301,17 +309,16 @@ def test_a_table_that_another_program_changes_meanwhile_is_read_again(
     def meddled(real: Callable[[Tables, str], None], tables: Tables, name: str) -> None:
         if not done:
             done.append(name)
-            ip = "ip" if tables._family is Family.V4 else "ip6"
             rule = ("PREROUTING", "-i", "eth7", "-j", "RETURN")
             subprocess.run(
-                [f"{ip}tables-legacy", "-t", "nat", "-A", *rule],
+                [program(tables._family), "-t", "nat", "-A", *rule],
                 env={**ENVIRONMENT, "XTABLES_LOCKFILE": str(tmp_path / "other.lock")},
                 check=True,
                 timeout=30,
             )
         real(tables, name)
 
-    result = run_patched(fresh, lambda: replace(Tables, "commit", meddled), *ALL)
+    result = run_patched(fresh, lambda: replace_in_tables("commit", meddled), *ALL)
 
     assert result.status == 0, result.stderr
     for tables in rules(fresh).values():
@@ -322,6 +329,7 @@ def test_a_table_that_another_program_changes_meanwhile_is_read_again(
     assert run_in(fresh, *ALL, "--no-reconcile").status == 0
 
 
+@both_backends
 def test_a_table_that_is_busy_three_times_is_written_the_fourth_time(fresh: str) -> None:
     result = run_patched(fresh, refusing(errno.EAGAIN, times=3), *ALL)
     assert result.status == 0, result.stderr
@@ -330,6 +338,7 @@ def test_a_table_that_is_busy_three_times_is_written_the_fourth_time(fresh: str)
         assert rules(fresh) == rules(usual)
 
 
+@both_backends
 @pytest.mark.parametrize("family", [*BOTH, None], ids=["IPv4", "IPv6", "both"])
 def test_a_table_that_is_always_busy_is_given_up(
     fresh: str, tmp_path: Path, family: Family | None
@@ -343,6 +352,7 @@ def test_a_table_that_is_always_busy_is_given_up(
     assert with_counts(counted(fresh), 0) == with_counts(before, 0)
 
 
+@both_backends
 @pytest.mark.parametrize("family", [*BOTH, None], ids=["IPv4", "IPv6", "both"])
 @pytest.mark.parametrize("table", ["mangle", "nat"])
 @pytest.mark.parametrize("number", [errno.ENOMEM, errno.EINVAL], ids=["ENOMEM", "EINVAL"])
@@ -359,12 +369,14 @@ def test_a_refusal_takes_back_what_was_written(
     assert with_counts(counted(fresh), 0) == with_counts(before, 0)
 
 
+@both_backends
 def test_a_refusal_in_a_fresh_namespace_leaves_no_rule(fresh: str) -> None:
     result = run_patched(fresh, refusing(errno.ENOMEM, family=Family.V6), *NEW)
     assert result.status == 1
     assert rules(fresh) == {Family.V4: {}, Family.V6: {}}
 
 
+@both_backends
 def test_a_family_that_is_alone_is_taken_back_too(fresh: str) -> None:
     transparent = (*ALL, "-m", "TPROXY", "--no-ipv6")
     assert run_in(fresh, *transparent).status == 0
@@ -402,6 +414,7 @@ def test_a_library_that_ends_the_work_while_writing_leaves_nothing_half_done(
     assert with_counts(counted(fresh), 0) == with_counts(before, 0)
 
 
+@both_backends
 def test_what_could_not_be_taken_back_is_not_passed_over(fresh: str, tmp_path: Path) -> None:
     refused = tmp_path / "refused"  # a file, since taking back happens in another process
 
@@ -412,7 +425,7 @@ def test_what_could_not_be_taken_back_is_not_passed_over(fresh: str, tmp_path: P
                 raise KernelRefused(f"table {name}", errno.ENOMEM)
             real(tables, name)
 
-        replace(Tables, "commit", once)
+        replace_in_tables("commit", once)
 
     result = run_patched(fresh, ever_worse, *NEW, "--no-ipv6")
     assert result.status == 1

@@ -62,6 +62,18 @@ def test_both_backends_hold_the_same(fresh: str, flags: tuple[str, ...]) -> None
         assert held(fresh, Backend.NFT) == held(other, Backend.LEGACY) == NOTHING
 
 
+def test_64_owner_groups_are_one_rule_that_nf_tables_take(fresh: str) -> None:
+    # More words than iptables-nft-restore's parser can handle, spelled as iptables-save does.
+    environ = {"ISTIO_OUTBOUND_OWNER_GROUPS": ",".join(map(str, range(2000, 2064)))}
+    for flags in (ALL, (*ALL, "-x", "10.0.0.0/8"), ALL):
+        result = run_in(fresh, *flags, *NFT, environ=environ)
+        assert (result.status, words(result)["result"]) == (0, "applied"), result.stderr
+    assert run_in(fresh, "status", *ALL, environ=environ).stdout == ""
+    with fresh_namespace() as other:
+        assert run_in(other, *ALL, *LEGACY, environ=environ).status == 0
+        assert held(fresh, Backend.NFT) == held(other, Backend.LEGACY) != NOTHING
+
+
 def test_auto_is_legacy_where_nothing_speaks_against_it(fresh: str) -> None:
     result = run_in(fresh, *ALL)
     assert (result.status, words(result)["backend"]) == (0, "legacy")

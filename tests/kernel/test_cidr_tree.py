@@ -8,7 +8,20 @@ from pathlib import Path
 import pytest
 
 from pods import Pod, connect, listener, make_pod, namespace
-from tests.running import BOTH, by_table, fresh_namespace, restored, run_in, saved, with_rules
+from proxy_init.model import Family
+from tests.running import (
+    BOTH,
+    both_backends,
+    by_table,
+    fresh_namespace,
+    program,
+    restored,
+    run_in,
+    saved,
+    with_rules,
+)
+
+pytestmark = both_backends
 
 USUAL = ("-u", "1337", "-b", "*", "--ipv6")
 TREE = ("--cidr-tree", "always")
@@ -106,10 +119,12 @@ def test_rules_of_others_behind_ours_still_get_what_a_tree_lets_go(
     flags = (*USUAL, *TREE, "-i", "*", "-x", even(tmp_path, "x", EXCLUDED))
     assert run_in(pod.namespace, *flags).status == 0
     rule = ("-d", "203.0.113.2/32", "-p", "tcp", "-j", "ACCEPT")
-    namespace.run(pod.namespace, ["iptables-legacy", "-t", "nat", "-A", "OUTPUT", *rule])
+    namespace.run(pod.namespace, [program(Family.V4), "-t", "nat", "-A", "OUTPUT", *rule])
     try:
         assert connect(pod.namespace, "203.0.113.2", 80, uid=1000, gid=1000).who == "outside"
-        listing = namespace.run(pod.namespace, ["iptables-legacy-save", "-c", "-t", "nat"]).stdout
+        listing = namespace.run(
+            pod.namespace, [program(Family.V4, "-save"), "-c", "-t", "nat"]
+        ).stdout
         assert f"[1:60] -A OUTPUT {' '.join(rule)}" in listing
     finally:
-        namespace.run(pod.namespace, ["iptables-legacy", "-t", "nat", "-D", "OUTPUT", *rule])
+        namespace.run(pod.namespace, [program(Family.V4), "-t", "nat", "-D", "OUTPUT", *rule])

@@ -26,6 +26,8 @@ from tests.running import (
 )
 from tests.schemas import read_json
 
+pytestmark = both_backends
+
 ROOT = Path(__file__).resolve().parents[2]
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
 TPROXY = (*ALL, "-m", "TPROXY", "--drop-invalid", "--redirect-dns", "--capture-all-dns")
@@ -161,7 +163,6 @@ def test_what_comes_in_is_counted_too(pod: Pod) -> None:
 # Rules that differ from what the flags want.
 
 
-@both_backends
 def test_missing_and_unwanted_rules_are_named(fresh: str) -> None:
     assert run_in(fresh, *ALL).status == 0
     run(fresh, program(Family.V4), "-t", "nat", "-D", "ISTIO_OUTPUT", "1")
@@ -181,7 +182,6 @@ def test_missing_and_unwanted_rules_are_named(fresh: str) -> None:
     assert re.search(r"never +any UDP: passes\n +not wanted by these flags", text)
 
 
-@both_backends
 def test_the_rules_of_others_are_left_out(fresh: str, tmp_path: Path) -> None:
     plant(fresh, tmp_path)
     assert counters(fresh, "-m", "NONE") == []
@@ -225,7 +225,6 @@ def test_the_text_fits_80_columns_and_rules_that_never_matched_stand_out(pod: Po
     )
 
 
-@both_backends
 def test_without_privilege_it_says_what_is_missing(pod: Pod) -> None:
     without = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
     result = pod.run([*without, sys.executable, "-m", "proxy_init", "counters", *ALL])

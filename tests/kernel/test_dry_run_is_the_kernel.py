@@ -1,7 +1,7 @@
 """What --dry-run prints is what the kernel holds afterwards, for any flags."""
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 
 from proxy_init.model import Family
 from tests.running import (
@@ -14,7 +14,9 @@ from tests.running import (
     saved,
     with_rules,
 )
-from tests.strategies import Call, calls
+from tests.strategies import IN_THE_KERNEL, Call, calls
+
+pytestmark = both_backends
 
 USUAL = ("-p", "15001", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-b", "*", "-d", "")
 TODAY = (
@@ -23,8 +25,7 @@ TODAY = (
 )
 
 
-@both_backends
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(IN_THE_KERNEL, max_examples=60)
 @given(calls())
 @example(Call(USUAL))
 @example(Call((*USUAL, "--ipv6")))
@@ -32,6 +33,7 @@ TODAY = (
 @example(Call((*USUAL, "--ipv6", "-m", "TPROXY", "--redirect-dns", "--capture-all-dns")))
 @example(Call((*USUAL, "--ruleset", "1.0")))
 @example(Call((*USUAL, "--ipv6", "--comments", "-x", "10.0.0.0/8,fd00::/8", "-c", "eth1")))
+@example(Call(("-b", "*", "-c", "eth0", "-k", "eth0", "-i", "::/0,::/0", "--ipv6")))
 def test_dry_run_equals_what_the_kernel_holds_after_applying(call: Call) -> None:
     with fresh_namespace() as name:
         printed = {
@@ -46,7 +48,7 @@ def test_dry_run_equals_what_the_kernel_holds_after_applying(call: Call) -> None
         assert (again.status, "result=unchanged" in again.stderr) == (0, True), again.stderr
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(IN_THE_KERNEL, max_examples=15)
 @given(calls())
 @pytest.mark.parametrize("family", BOTH, ids=lambda family: family.title)
 def test_iptables_restore_accepts_the_dry_run_and_makes_the_same_of_it(
@@ -59,7 +61,7 @@ def test_iptables_restore_accepts_the_dry_run_and_makes_the_same_of_it(
         assert with_rules(saved(name, family)) == by_table(printed)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(IN_THE_KERNEL, max_examples=25)
 @given(calls(), calls())
 def test_other_flags_on_the_next_run_replace_all_rules_of_the_first(old: Call, new: Call) -> None:
     with fresh_namespace() as name, fresh_namespace() as fresh:

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from pods import namespace
-from proxy_init.kernel import libiptc, nft, routing
+from proxy_init.kernel import routing
 from proxy_init.kernel.netlink import Netlink
 from proxy_init.kernel.refusal import KernelRefused
 from proxy_init.model import Family
 from tests.foreign import plant, run, surround, whole, without_priorities
-from tests.obstacles import replace, run_patched, told
-from tests.running import Result, fresh_namespace, program, run_in
+from tests.obstacles import replace, replace_in_tables, run_patched, told
+from tests.running import Result, both_backends, fresh_namespace, program, run_in
 
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "-c", "eth0", "--ipv6")
 TPROXY = (*ALL, "-m", "TPROXY", "--redirect-dns", "--capture-all-dns")
@@ -100,8 +100,7 @@ class Saboteur:
     def patch(self) -> None:
         """Go to work in this process and its children."""
         for name in ("read", "stage", "commit"):
-            for backend in (libiptc, nft):
-                replace(backend.Tables, name, self._on_a_table(name))
+            replace_in_tables(name, self._on_a_table(name))
         replace(Netlink, "get", self._on_get)
         replace(Netlink, "change", self._on_change)
         replace(routing, "change_passthrough_address", self._on_address)
@@ -221,6 +220,7 @@ def test_a_step_that_fails_leaves_the_kernel_as_it_was(
     assert run_in(fresh, *new).status == 0
 
 
+@both_backends
 @any_change
 @pytest.mark.parametrize(
     "error",
@@ -249,6 +249,7 @@ def test_each_commit_survives_another_writer(
         assert without_priorities(whole(fresh)) == after
 
 
+@both_backends
 @any_change
 def test_what_somebody_else_does_just_before_us_is_done(
     fresh: str, tmp_path: Path, old: tuple[str, ...], new: tuple[str, ...]

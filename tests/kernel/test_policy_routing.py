@@ -10,23 +10,30 @@ import pytest
 
 from pods import ENVIRONMENT, namespace
 from pods.pod import write_settings
-from tests.running import UNTIL_ADDRESSES_HAVE_ROUTES, Result, fresh_namespace, run_in
+from tests.running import (
+    BOTH,
+    UNTIL_ADDRESSES_HAVE_ROUTES,
+    Result,
+    both_backends,
+    fresh_namespace,
+    program,
+    run_in,
+)
+
+pytestmark = both_backends
 
 ALL = ("-m", "TPROXY", "-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
 RULE = "fwmark 0x539 lookup 133"
 ROUTES = {4: "local default dev lo table 133 scope host", 6: "local default dev lo table 133"}
 
-# What anybody sees of a namespace. The tables' comment lines hold the time.
-LISTINGS = (
+# What anybody sees of a namespace's routing.
+ROUTING = (
     "ip rule",
     "ip -6 rule",
     "ip -4 route show table all",
     "ip -6 route show table all",
     "ip address",
-    "iptables-legacy-save -c",
-    "ip6tables-legacy-save -c",
 )
-ROUTING = LISTINGS[:5]
 
 # Rules of others in each table, with packet counts.
 TABLES = """\
@@ -116,8 +123,14 @@ def run(name: str, command: str) -> str:
     return result.stdout
 
 
-def seen(name: str, listings: tuple[str, ...] = LISTINGS) -> dict[str, str]:
-    """By command, what it prints."""
+def listings_of_tables() -> tuple[str, ...]:
+    """The commands that print the tables. Their comment lines hold the time."""
+    return tuple(f"{program(family, '-save')} -c" for family in BOTH)
+
+
+def seen(name: str, listings: tuple[str, ...] = ()) -> dict[str, str]:
+    """By command, all of them or some, what it prints."""
+    listings = listings or (*ROUTING, *listings_of_tables())
     namespace.run(name, ["sh", "-c", UNTIL_ADDRESSES_HAVE_ROUTES])
     return {each: re.sub(r"^#.*\n", "", run(name, each), flags=re.M) for each in listings}
 
@@ -131,9 +144,9 @@ def applied(name: str, *flags: str) -> Result:
 
 def fill_tables(name: str) -> None:
     """Put the rules of others into every table."""
-    for program in ("iptables-legacy-restore", "ip6tables-legacy-restore"):
+    for family in BOTH:
         subprocess.run(
-            [*namespace.command_in(name), program, "--counters"],
+            [*namespace.command_in(name), program(family, "-restore"), "--counters"],
             input=TABLES,
             env=ENVIRONMENT,
             text=True,
@@ -333,7 +346,7 @@ def test_where_the_kernel_takes_no_route_nothing_is_written(
     assert "result=failed" in errors[1]
     after = seen(pod)
     if not theirs:  # reading a table that nobody has used brings it into being, empty
-        for listing in LISTINGS[5:]:
+        for listing in listings_of_tables():
             assert "-A" not in after[listing] and "ISTIO" not in after[listing]
             del before[listing], after[listing]
     assert after == before

@@ -16,7 +16,9 @@ from proxy_init.rulesets import build
 from proxy_init.text import ruleset_text
 from proxy_init.trials import FAR, POD
 from tests.damage import damaged
-from tests.running import restored, run_in
+from tests.running import both_backends, program, restored, run_in
+
+pytestmark = both_backends
 
 OUTBOUND, INBOUND, TUNNEL = 15001, 15006, 15008
 ELSEWHERE = (22, 53, 80, 443, 8080, TUNNEL)
@@ -107,7 +109,7 @@ def test_live_rules_are_held_against_what_the_flags_promise(pod: Pod) -> None:
         "-A ISTIO_OUTPUT -m owner --uid-owner 1337 -j RETURN",
         "-A OUTPUT -j ISTIO_OUTPUT",
     ):
-        delete = ["iptables-legacy", "-t", "nat", *rule.replace("-A", "-D", 1).split()]
+        delete = [program(Family.V4), "-t", "nat", *rule.replace("-A", "-D", 1).split()]
         assert pod.run(delete, env=ENVIRONMENT).returncode == 0
         result = run_in(pod.namespace, "prove", "--live", *FLAGS)
         assert result.status == 3

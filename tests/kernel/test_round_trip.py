@@ -4,13 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy_init.model import Family
 from tests.foreign import load, plant, run, surround, whole
 from tests.running import BOTH, both_backends, fresh_namespace, program, run_in
-from tests.strategies import Call, calls
+from tests.strategies import IN_THE_KERNEL, Call, calls
 
 pytestmark = both_backends
 
@@ -51,12 +51,7 @@ def well_told(call: Call) -> Call:
     return replace(call, flags=(*call.flags, "-i", "*")) if "-k" in call.flags else call
 
 
-@settings(
-    max_examples=15,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to shrink one takes minutes
-)
+@settings(IN_THE_KERNEL, max_examples=15)
 @given(st.lists(calls().map(well_told), min_size=11, max_size=11))
 def test_eleven_calls_and_a_clean_leave_all_as_it_was(some: list[Call]) -> None:
     with fresh_namespace() as name, TemporaryDirectory() as directory:

@@ -25,6 +25,8 @@ from tests.running import (
 )
 from tests.schemas import read_json
 
+pytestmark = both_backends
+
 ALL = (
     *("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "-d", "9090,9091"),
     *("-x", "10.1.0.0/16,fd00:1::/32", "--ipv6"),
@@ -128,7 +130,6 @@ def test_where_all_is_in_place_it_is_silent(fresh: str, flags: tuple[str, ...]) 
     assert in_place(fresh, *flags)
 
 
-@both_backends
 def test_the_difference_is_a_unified_diff_from_the_kernel_to_what_is_wanted(fresh: str) -> None:
     applied(fresh, *ALL)
     run(fresh, program(Family.V6), "-t", "nat", "-D", "ISTIO_INBOUND", "2")
@@ -236,7 +237,6 @@ DAMAGE = {
 }
 
 
-@both_backends
 @both_families
 @pytest.mark.parametrize(("flags", "deeds", "named"), DAMAGE.values(), ids=DAMAGE)
 def test_what_was_done_to_rules_of_ours_is_named_and_apply_repairs_it(
@@ -441,7 +441,6 @@ def test_a_table_left_by_the_other_mode_is_named(fresh: str, family: Family) -> 
     assert in_place(fresh, *ALL)
 
 
-@both_backends
 def test_what_the_other_rule_set_left_is_named(fresh: str) -> None:
     applied(fresh, *OLD)
     left = saved(fresh, Family.V6)["filter"]
@@ -474,7 +473,6 @@ def test_foreign_rules_are_nobodys_difference(fresh: str) -> None:
     assert in_place(fresh, *TPROXY)
 
 
-@both_backends
 @pytest.mark.parametrize("uid", [0, 65534])
 @pytest.mark.parametrize(
     ("capabilities", "named"),
@@ -499,7 +497,6 @@ def test_without_privilege_the_capability_is_named(
     assert [line for line in told(result) if line.startswith(named)]
 
 
-@both_backends
 @pytest.mark.parametrize("uid", [0, 65534])
 def test_with_the_two_capabilities_it_sees_all(fresh: str, uid: int) -> None:
     applied(fresh, *TPROXY)

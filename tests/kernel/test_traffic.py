@@ -17,7 +17,9 @@ import pytest
 
 from pods import TIMEOUT, Endpoint, Pod, connect, listener, make_pod, namespace
 from pods.traffic import Protocol
-from tests.running import run_in
+from tests.running import both_backends, run_in
+
+pytestmark = both_backends
 
 CAPTURE_ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*")
 OUT, IN = "proxy :15001", "proxy :15006"

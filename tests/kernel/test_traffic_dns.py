@@ -14,8 +14,11 @@ from pods import ENVIRONMENT, Endpoint, Pod, connect, listener, make_pod, namesp
 from pods.traffic import Protocol
 from proxy_init.kernel.host import Host
 from proxy_init.kernel.libiptc import load
+from proxy_init.model import Family
 from proxy_init.reading import RESOLV_CONF
-from tests.running import Result, run_here
+from tests.running import Result, both_backends, program, run_here
+
+pytestmark = both_backends
 
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
 DNS = (*ALL, "--redirect-dns")
@@ -264,8 +267,8 @@ def test_without_zones_the_second_query_goes_where_the_first_went(
 ) -> None:
     """So that the test above is known to see it."""
     assert apply(pod, SERVERS, *DNS).status == 0
-    program = "iptables-legacy" if version == 4 else "ip6tables-legacy"
-    pod.run([program, "-t", "raw", "-F"], env=ENVIRONMENT).check_returncode()
+    flush = [program(Family(version)), "-t", "raw", "-F"]
+    pod.run(flush, env=ENVIRONMENT).check_returncode()
     answers = [_ask_from_the_port(pod, client, server[version]) for client in turns]
     assert answers == [{APP: "agent", AGENT: real}[turns[0]]] * len(turns)
 

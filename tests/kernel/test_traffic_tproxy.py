@@ -24,7 +24,10 @@ from pods import (
     make_router,
 )
 from pods.traffic import Protocol
-from tests.running import run_in
+from proxy_init.model import Family
+from tests.running import both_backends, program, run_in
+
+pytestmark = both_backends
 
 ALL = ("-m", "TPROXY", "-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
 OLD = ("--ruleset", "1.0", "-p", "15001", "-z", "15006", "-i", "*", "-b", "*")
@@ -379,9 +382,16 @@ def test_without_the_restored_mark_the_application_answers_past_the_proxy(versio
         forwarder(pod.namespace, "inbound", 15006, uid=0, gid=1337, mark=MARK),
     ):
         assert run_in(pod.namespace, *ALL).status == 0
-        program = "iptables-legacy" if version == 4 else "ip6tables-legacy"
         restore = ("-p", "tcp", "-m", "connmark", "--mark", f"{MARK}", "-j", "CONNMARK")
-        delete = [program, "-t", "mangle", "-D", "OUTPUT", *restore, "--restore-mark"]
+        delete = [
+            program(Family(version)),
+            "-t",
+            "mangle",
+            "-D",
+            "OUTPUT",
+            *restore,
+            "--restore-mark",
+        ]
         pod.run(delete, env=ENVIRONMENT).check_returncode()
         answer = connect(pod.outside, pod.address(version), 8080, timeout=0.5)
         assert answer.who == TIMEOUT

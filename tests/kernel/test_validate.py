@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import rich.table  # noqa: F401  # before a test lets go of the right to read it
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import example, given, settings
 
 from pods import Pod, listener, make_pod, namespace
 from proxy_init import validate
@@ -32,9 +32,20 @@ from proxy_init.reading import RESOLV_CONF, read_config
 from proxy_init.rulesets import build
 from tests.foreign import run
 from tests.obstacles import NET_ADMIN, NET_RAW, run_with, told
-from tests.running import BOTH, Result, fresh_namespace, program, run_here, run_in
+from tests.running import (
+    BOTH,
+    Result,
+    backend_under_test,
+    both_backends,
+    fresh_namespace,
+    program,
+    run_here,
+    run_in,
+)
 from tests.schemas import read_json
-from tests.strategies import Call, calls
+from tests.strategies import IN_THE_KERNEL, Call, calls
+
+pytestmark = both_backends
 
 NAMED = ("-p", "15001", "-z", "15006", "-u", "1337")
 USUAL = (*NAMED, "-i", "*", "-b", "*")
@@ -349,12 +360,7 @@ def test_lost_routing_is_missed_too(lost: str, pod: Pod) -> None:
     assert run_in(pod.namespace, "validate", *flags, *SOON).status == 126
 
 
-@settings(
-    max_examples=10,
-    deadline=None,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+@settings(IN_THE_KERNEL, max_examples=10)
 @example(call=Call(("-p", "1207", "-x", "0.0.0.0", "-b", "*", "-d", "1207")))
 @example(call=Call(("-m", "TPROXY", "-b", "80", "-z", "449", "-e", "80", "-q", "449", "-k", "lo")))
 @example(call=Call(("-i", "*", "-g", "0"), {"ISTIO_OUTBOUND_OWNER_GROUPS": "0"}))
@@ -552,7 +558,9 @@ def test_applying_may_validate(mode: str, pod: Pod) -> None:
     result = applied(pod, *USUAL, "--ipv6", "-m", mode, "--run-validation")
     assert result.stdout == ""
     last = result.stderr.splitlines()[-1]
-    assert " result=applied backend=legacy families=IPv4,IPv6 " in last.replace("\t", " ")
+    assert f" result=applied backend={backend_under_test()} families=IPv4,IPv6 " in last.replace(
+        "\t", " "
+    )
     assert "IPv6 probe passed: the proxy to its own pod" in result.stderr
 
 

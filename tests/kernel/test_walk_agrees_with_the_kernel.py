@@ -8,20 +8,22 @@ from ipaddress import ip_address
 from typing import Literal
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from pods import TIMEOUT, UNREACHABLE, Pod, connect, listener, make_pod, namespace
-from proxy_init.cli.scenes import live_choice, scene_of
+from proxy_init.cli.scenes import live_backends, scene_of
 from proxy_init.config import settle
 from proxy_init.explain import Address, Direction, Outcome, Packet, Scene, Walk, alternatives, walk
 from proxy_init.kernel.host import Host
 from proxy_init.model import BUILT_IN, Family
 from proxy_init.reading import read_config
 from proxy_init.rulesets import build
-from tests.running import restored, run_in
-from tests.strategies import lists
+from tests.running import backend_under_test, both_backends, restored, run_in
+from tests.strategies import IN_THE_KERNEL, lists
+
+pytestmark = both_backends
 
 OUTBOUND, INBOUND, TUNNEL, AGENT = 15001, 15006, 15008, 15053
 APPLICATION_PORTS = (53, 80, 443, 8080)
@@ -70,7 +72,9 @@ def flags(draw: DrawFn) -> tuple[str, ...]:
     words += [word for name in names for word in (name, draw(some[name]))]
     words += ["-m", draw(st.sampled_from(["REDIRECT", "TPROXY"]))]
     words += draw(st.sampled_from([["--ipv6"], ["--ipv6"], ["--no-ipv6"]]))
-    words += draw(st.sampled_from([[], [], ["--redirect-dns", "--capture-all-dns"]]))
+    # The answers of its DNS agent are told by their owner: 1337, as the listeners have it.
+    dns = ["--redirect-dns", "--capture-all-dns", "-g", "1337"]
+    words += draw(st.sampled_from([[], [], dns]))
     return tuple(words)
 
 
@@ -192,7 +196,7 @@ def empty_tables(pod: Pod) -> None:
         assert emptied.returncode == 0, emptied.stderr
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(IN_THE_KERNEL, max_examples=50)
 @given(flags(), st.lists(attempts(), min_size=8, max_size=8, unique=True))
 def test_the_walk_agrees_with_the_kernel(
     pod: Pod, words: tuple[str, ...], tries: list[Attempt]
@@ -252,12 +256,7 @@ def foreign_rules(draw: DrawFn) -> str:
     return "".join("\n".join([f"*{name}", *some, "COMMIT", ""]) for name, some in lines.items())
 
 
-@settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to shrink one takes minutes
-)
+@settings(IN_THE_KERNEL, max_examples=40)
 @given(flags(), foreign_rules(), st.lists(attempts(), min_size=6, max_size=6, unique=True))
 def test_the_walk_through_live_rules_agrees_with_the_kernel(
     pod: Pod, words: tuple[str, ...], foreign: str, tries: list[Attempt]
@@ -280,6 +279,7 @@ def test_the_walk_through_live_rules_agrees_with_the_kernel(
 
 def live(family: Family, words: tuple[str, ...]) -> Scene:
     """What the kernel holds, as `explain --live` reads it."""
-    config = settle(read_config(words, {}, Host()), [])
+    flags = (*words, "--backend", backend_under_test())
+    config = settle(read_config(flags, {}, Host()), [])
     wanted = build(config, family)
-    return scene_of(wanted, frozenset(), live_choice(config, [wanted], live=True))
+    return scene_of(wanted, frozenset(), *live_backends(config, [wanted]))
