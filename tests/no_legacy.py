@@ -4,14 +4,19 @@ read and written are not there."""
 import ctypes
 import platform
 import struct
+from collections.abc import Mapping
+from typing import TypeAlias
 
 from tests.obstacles import called, libc
 
+_Options: TypeAlias = Mapping[int, tuple[int, ...]]
 _SETSOCKOPT, _GETSOCKOPT = {"x86_64": (54, 55), "aarch64": (208, 209)}[platform.machine()]
 _ENOPROTOOPT = 92
 # linux/netfilter_ipv4/ip_tables.h and linux/netfilter_ipv6/ip6_tables.h, by the level of the
-# option: what is read, written and asked there. IPv6 has other options at 66 and 67.
-_OPTIONS = {0: (64, 65, 66, 67), 41: (64, 65, 68, 69)}
+# option: tables are read and written there, and extensions asked for. IPv6 has other options at 66
+# and 67.
+_TABLES = {0: (64, 65), 41: (64, 65)}
+_ALL = {0: (64, 65, 66, 67), 41: (64, 65, 68, 69)}
 # linux/bpf_common.h and linux/seccomp.h.
 _LOAD, _IF_EQUAL, _GIVE = 0x20, 0x15, 0x06
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
@@ -20,7 +25,16 @@ _NUMBER, _LEVEL, _OPTION = 0, 24, 32
 
 def take_away_legacy_tables() -> None:
     """Do so for this process and its children, for good."""
-    program = b"".join(_instructions())
+    _take_away(_ALL)
+
+
+def take_away_every_legacy_table() -> None:
+    """The same, but leave what is asked of extensions: x_tables is there, no table is."""
+    _take_away(_TABLES)
+
+
+def _take_away(options: _Options) -> None:
+    program = b"".join(_instructions(options))
     buffer = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: how many instructions, and where.
     header = struct.pack("=H6xQ", len(program) // 8, ctypes.addressof(buffer))
@@ -28,7 +42,7 @@ def take_away_legacy_tables() -> None:
     called(libc.prctl, 22, 2, ctypes.create_string_buffer(header, len(header)))  # PR_SET_SECCOMP
 
 
-def _instructions() -> list[bytes]:
+def _instructions(options: _Options) -> list[bytes]:
     """A filter of system calls, man 2 seccomp; jumps count the instructions that they skip."""
     rows: list[tuple[int, int, int, int]] = []
 
@@ -38,11 +52,11 @@ def _instructions() -> list[bytes]:
         for left, value in zip(range(len(values) - 1, -1, -1), values, strict=True):
             rows.append((_IF_EQUAL, left, 0 if left else skip, value))
 
-    size = 2 + 1 + len(_OPTIONS[0]) + 1  # of what each level takes
-    unless(_NUMBER, (_SETSOCKOPT, _GETSOCKOPT), size * len(_OPTIONS))
-    for level, options in _OPTIONS.items():
+    size = 2 + 1 + len(options[0]) + 1  # of what each level takes
+    unless(_NUMBER, (_SETSOCKOPT, _GETSOCKOPT), size * len(options))
+    for level, taken in options.items():
         unless(_LEVEL, (level,), size - 2)
-        unless(_OPTION, options, 1)
+        unless(_OPTION, taken, 1)
         rows.append((_GIVE, 0, 0, _ERRNO | _ENOPROTOOPT))
     rows.append((_GIVE, 0, 0, _ALLOW))
     return [struct.pack("=HBBI", *row) for row in rows]

@@ -144,7 +144,11 @@ def _by_kernel(rulesets: Sequence[Ruleset], write: bool) -> tuple[Backend, str]:
 
     # A family for which nothing is wanted may be missing from the kernel altogether.
     concerned = [ruleset for ruleset in rulesets if ruleset.tables]
-    lacking = next(filter(None, (lacks_legacy(ruleset, write) for ruleset in concerned)), "")
+    lacks = (
+        lacks_legacy(ruleset, tables_there(Backend.LEGACY, ruleset.family), write)
+        for ruleset in concerned
+    )
+    lacking = next(filter(None, lacks), "")
     if not lacking:
         return Backend.LEGACY, "this kernel has its tables"
     from .needs import neither_works

@@ -10,11 +10,11 @@ from ..frozen import frozen
 from ..matches import Destination, InInterface, OutInterface, Protocol, Source
 from ..model import BUILT_IN, Family, Ruleset
 from . import nfnetlink
-from .backend import Backend, Part, tables_there
+from .backend import Backend, Part
 from .proc import read
 from .refusal import NO_SUCH_TABLE, KernelRefused
 from .routing import Routes
-from .sockopt import extension_errno, table_errno
+from .sockopt import extension_errno, kernel_errno, table_errno
 
 CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13}
 _HIGHEST_REVISION = 4
@@ -51,13 +51,14 @@ def needs(part: Part, write: bool) -> Iterator[Need]:
     """
     backend, family = part.backend, part.ruleset.family
     missing = [name for name in backend.capabilities if name in missing_capabilities()]
-    yield Need(
-        "capability",
-        " and ".join(missing or backend.capabilities),
-        None,
-        not missing,
+    remedy = (
         "give the init container securityContext.capabilities."
-        f"add: [{', '.join(backend.capabilities)}], or by hand use sudo",
+        f"add: [{', '.join(backend.capabilities)}], or by hand use sudo"
+    )
+    if missing == ["NET_RAW"]:
+        remedy += ", or take --backend nft, which does without"
+    yield Need(
+        "capability", " and ".join(missing or backend.capabilities), None, not missing, remedy
     )
     yield _software(backend)
     if missing:
@@ -135,7 +136,8 @@ def _table(backend: Backend, family: Family, name: str, write: bool) -> Need:
     elif write:
         there = _has_table(family, name)
     else:
-        there = name in tables_there(backend, family) or _in_kernel(f"{prefix}table_{name}")
+        number = kernel_errno(family, name)
+        there = _in_kernel(f"{prefix}table_{name}") if number is None else number == 0
     return Need("table", name, family, there, remedy)
 
 

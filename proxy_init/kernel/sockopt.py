@@ -7,6 +7,7 @@ import _socket
 import ctypes
 import errno
 import struct
+from collections.abc import Container
 
 from ..model import Family, Ruleset
 from .refusal import NO_SUCH_TABLE
@@ -20,14 +21,19 @@ _GET_REVISION = {
 }
 
 
-def lacks_legacy(ruleset: Ruleset, write: bool) -> str:
-    """Why legacy tables can't serve a family at all, or nothing. Unless we are to `write`, which
-    brings those that are needed into being, just whether there is any support for them."""
-    if extension_errno(ruleset.family, "match", "tcp", 0) in NO_SUCH_TABLE:
-        return f"this kernel has no legacy tables for {ruleset.family.title}"
-    for table in ruleset.tables if write else ():
-        if table_errno(ruleset.family, table.name) in NO_SUCH_TABLE:
-            return f"this kernel has no legacy table {table.name} for {ruleset.family.title}"
+def lacks_legacy(ruleset: Ruleset, there: Container[str], write: bool) -> str:
+    """Why legacy tables can't serve a family at all, or nothing. Those that are `there` can.
+
+    Asking brings the others that are needed into being; unless we are to `write`, elsewhere.
+    """
+    family = ruleset.family
+    if extension_errno(family, "match", "tcp", 0) in NO_SUCH_TABLE:
+        return f"this kernel has no legacy tables for {family.title}"
+    for table in ruleset.tables:
+        if table.name not in there:
+            number = table_errno(family, table.name) if write else kernel_errno(family, table.name)
+            if number in NO_SUCH_TABLE:
+                return f"this kernel has no legacy table {table.name} for {family.title}"
     return ""
 
 
@@ -41,6 +47,14 @@ def table_errno(family: Family, name: str) -> int:
     """Whether the kernel has a table: 0, or why not. Asking brings it into being."""
     # struct ipt_getinfo begins with the table's name in 32 bytes; IPT_SO_GET_INFO is 64.
     return _getsockopt(family, _LEVELS[family], 64, struct.pack("32s52x", name.encode()))
+
+
+def kernel_errno(family: Family, name: str) -> int | None:
+    """Whether the kernel has a table, asked in a network namespace that is made for the question:
+    0, or why not; None where none can be made."""
+    from .namespace import asked_in_a_new_one
+
+    return asked_in_a_new_one(lambda: table_errno(family, name))
 
 
 def _getsockopt(family: Family, level: int, option: int, question: bytes) -> int:

@@ -13,14 +13,17 @@ from proxy_init.kernel import nft
 from proxy_init.kernel.backend import Backend
 from proxy_init.model import Family
 from tests.foreign import NONE_MADE, tables_made
-from tests.no_legacy import take_away_legacy_tables
-from tests.obstacles import NET_ADMIN, replace, run_patched, run_with, told
+from tests.no_legacy import take_away_every_legacy_table, take_away_legacy_tables
+from tests.obstacles import NET_ADMIN, NET_RAW, replace, run_patched, run_with, told
 from tests.running import BOTH, Result, by_table, fresh_namespace, run_in, with_rules
 from tests.schemas import read_json
 
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
 TPROXY = (*ALL, "-m", "TPROXY")
 LEGACY, NFT = ("--backend", "legacy"), ("--backend", "nft")
+no_legacy = pytest.mark.parametrize(
+    "take_away", [take_away_legacy_tables, take_away_every_legacy_table]
+)
 both_ways = pytest.mark.parametrize(
     ("old", "new"), [(Backend.LEGACY, Backend.NFT), (Backend.NFT, Backend.LEGACY)]
 )
@@ -189,25 +192,28 @@ def test_for_nft_the_capability_net_admin_is_enough(fresh: str, uid: int) -> Non
     assert (result.status, words(result)["result"]) == (0, "applied"), result.stderr
 
 
-def test_without_legacy_tables_auto_is_nft_and_traffic_is_redirected() -> None:
+@no_legacy
+def test_without_legacy_tables_auto_is_nft_and_traffic_is_redirected(
+    take_away: Callable[[], None],
+) -> None:
     with (
         make_pod() as pod,
         listener(pod.namespace, "proxy", (15001, 15006), uid=1337, gid=1337),
         listener(pod.outside, "outside", (80,)),
     ):
         flags = (*ALL, "--log-level", "info")
-        result = run_patched(pod.namespace, take_away_legacy_tables, *flags)
+        result = run_patched(pod.namespace, take_away, *flags)
         assert result.status == 0, result.stderr
         assert words(result)["backend"] == "nft"
-        assert "backend nft: this kernel has no legacy tables for IPv4" in result.stderr
+        assert "backend nft: this kernel has no legacy table" in result.stderr
         assert tables_made(pod.namespace)[Family.V4] == ["nat"]
         assert held(pod.namespace, Backend.LEGACY) == NOTHING
         for address in ("198.51.100.7", "2001:db8:1::7"):
             assert connect(pod.namespace, address, 80).who == "proxy"
         assert connect(pod.namespace, "198.51.100.7", 80, uid=1337, gid=1337).who == "outside"
-        again = run_patched(pod.namespace, take_away_legacy_tables, *flags)
+        again = run_patched(pod.namespace, take_away, *flags)
         assert words(again)["result"] == "unchanged"
-        assert run_patched(pod.namespace, take_away_legacy_tables, "clean").status == 0
+        assert run_patched(pod.namespace, take_away, "clean").status == 0
         assert held(pod.namespace, Backend.NFT) == NOTHING
         assert connect(pod.namespace, "198.51.100.7", 80).who == "outside"
 
@@ -278,8 +284,26 @@ def test_check_finds_all_there_and_touches_nothing(fresh: str, flags: tuple[str,
     assert max(map(len, text.stdout.splitlines())) <= 80
 
 
-def test_check_without_legacy_tables_says_so_and_that_nft_works(fresh: str) -> None:
-    result = run_patched(fresh, take_away_legacy_tables, "check", *ALL, "-O", "json")
+def test_check_asks_for_tables_elsewhere_as_who_may_make_a_user_namespace(fresh: str) -> None:
+    capabilities = 1 << NET_ADMIN | 1 << NET_RAW
+    flags = ("check", *TPROXY, "-O", "json")
+    result = run_with(fresh, *flags, uid=65534, capabilities=capabilities)
+    assert result.status == 0, result.stderr
+    there = {
+        (need["name"], need["there"])
+        for each in read_json("check", result.stdout)["backends"]
+        for need in each["needs"]
+        if need["kind"] == "table"
+    }
+    assert there == {("mangle", True), ("nat", True)}
+    assert tables_made(fresh) == NONE_MADE
+
+
+@no_legacy
+def test_check_without_legacy_tables_says_so_and_that_nft_works(
+    fresh: str, take_away: Callable[[], None]
+) -> None:
+    result = run_patched(fresh, take_away, "check", *ALL, "-O", "json")
     assert result.status == 0, result.stdout
     found = read_json("check", result.stdout)
     assert found["backend"] == "nft"
@@ -287,7 +311,7 @@ def test_check_without_legacy_tables_says_so_and_that_nft_works(fresh: str) -> N
         "legacy": False,
         "nft": True,
     }
-    refused = run_patched(fresh, take_away_legacy_tables, "check", *ALL, *LEGACY)
+    refused = run_patched(fresh, take_away, "check", *ALL, *LEGACY)
     assert refused.status == 4
     assert "table nat for IPv4: missing; on the node, modprobe iptable_nat" in refused.stdout
     assert tables_made(fresh) == NONE_MADE
