@@ -33,6 +33,7 @@ _PLACES = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 """Where else than on PATH the programs may be: a container's PATH may lack these."""
 _INCOMPATIBLE = "is incompatible, use 'nft' tool"
 _SECONDS = 60
+_MOST_READINGS = 20
 NET_ADMIN = 12  # linux/capability.h
 
 
@@ -137,10 +138,14 @@ class Tables:
             reading = again
 
     def _reading(self, name: str) -> _Reading:
-        before = _generation()
-        with self._started("save", name, "--counters", "--table", name) as save:
-            output, _ = save.communicate(timeout=_SECONDS)
-        text = output.decode("utf-8", "surrogateescape")
+        text, generation = "", -1
+        for _ in range(_MOST_READINGS):
+            generation = _generation()
+            text = self._saved(name)
+            # Where something was committed meanwhile, to any table, iptables-nft-save 1.8.9 may
+            # print chains twice, the old ones and the new ones.
+            if _generation() == generation:
+                break
         if _INCOMPATIBLE in text:
             raise KernelRefused(
                 f"table {name}",
@@ -148,7 +153,12 @@ class Tables:
                 "it holds rules that the program nft has made and iptables can't show; remove "
                 "them, or use --backend legacy",
             )
-        return _Reading(before, *read_table(name, text))
+        return _Reading(generation, *read_table(name, text))
+
+    def _saved(self, name: str) -> str:
+        with self._started("save", name, "--counters", "--table", name) as save:
+            output, _ = save.communicate(timeout=_SECONDS)
+        return output.decode("utf-8", "surrogateescape")
 
     @contextmanager
     def _started(self, work: str, table: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:

@@ -183,6 +183,28 @@ def test_a_rule_that_another_program_puts_in_while_we_write_is_not_mistaken_for_
         assert held(fresh, Backend.NFT) == held(other, Backend.NFT)
 
 
+def test_a_reading_that_another_program_disturbs_is_made_again(fresh: str) -> None:
+    assert run_in(fresh, *ALL, *NFT).status == 0
+
+    def disturb() -> None:
+        def saved(real: Callable[[nft.Tables, str], str], tables: nft.Tables, name: str) -> str:
+            text = real(tables, name)
+            if done:
+                return text
+            # As seen of iptables-nft-save 1.8.9, once in a thousand commits beside it.
+            done.append(name)
+            rule = ["-A", "FORWARD", "-j", "ACCEPT"]
+            subprocess.run(["iptables-nft", "-t", "mangle", *rule], check=True)
+            return "".join(line * (1 + ("ISTIO_" in line)) for line in text.splitlines(True))
+
+        done: list[str] = []
+        replace(nft.Tables, "_saved", saved)
+
+    result = run_patched(fresh, disturb, "status", *ALL, *NFT)
+    assert (result.status, result.stdout) == (0, ""), result.stderr
+    assert "mangle" in held(fresh, Backend.NFT)[Family.V4]
+
+
 # Kernels and containers that lack one of them.
 
 
