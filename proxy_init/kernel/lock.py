@@ -31,6 +31,8 @@ def xtables_lock(path: str, wait: int) -> Iterator[None]:
         return
     try:
         _wait_for(descriptor, path, wait)
+        # What we start holds it too, and goes on to if we are killed before it is done.
+        os.set_inheritable(descriptor, True)
         yield
     finally:
         os.close(descriptor)

@@ -168,7 +168,11 @@ class Tables:
         with os.fdopen(os.memfd_create("said"), "w+b") as said:
             try:
                 with subprocess.Popen(
-                    [program(self._family, work), *options], stdin=pipe, stdout=pipe, stderr=said
+                    [program(self._family, work), *options],
+                    stdin=pipe,
+                    stdout=pipe,
+                    stderr=said,
+                    close_fds=False,  # it is to have the lock; nothing else is inherited
                 ) as running:
                     try:
                         yield running

@@ -183,6 +183,26 @@ def test_a_rule_that_another_program_puts_in_while_we_write_is_not_mistaken_for_
         assert held(fresh, Backend.NFT) == held(other, Backend.NFT)
 
 
+def test_what_changes_the_kernel_for_us_holds_the_lock_even_if_we_are_killed(
+    fresh: str, tmp_path: Path
+) -> None:
+    lock, seen = tmp_path / "lock", tmp_path / "seen"
+
+    def watched() -> None:
+        def check(real: Callable[[nft.Tables, str], None], tables: nft.Tables, name: str) -> None:
+            (child,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+            if lock in {path.resolve() for path in Path(f"/proc/{child}/fd").iterdir()}:
+                seen.touch()
+            real(tables, name)
+
+        replace(nft.Tables, "_ensure_unchanged", check)
+
+    environ = {"XTABLES_LOCKFILE": str(lock)}
+    result = run_patched(fresh, watched, *ALL[:-1], "--no-ipv6", *NFT, environ=environ)
+    assert result.status == 0, result.stderr
+    assert seen.exists()
+
+
 def test_a_reading_that_another_program_disturbs_is_made_again(fresh: str) -> None:
     assert run_in(fresh, *ALL, *NFT).status == 0
 
