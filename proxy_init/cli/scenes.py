@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..config import Config
-from ..errors import NodeCannot
+from ..errors import NodeCannot, ProxyInitError
 from ..explain import Address, Scene
 from ..flags import Flag, Takes
 from ..frozen import replace
@@ -34,12 +35,14 @@ def live_backends(config: Config, rulesets: Sequence[Ruleset]) -> tuple[Backend,
     The log says what is there that cannot be walked.
     """
     from ..kernel.backend import Backend, choose, tables_there
-    from ..kernel.nfnetlink import names_of_other_tables
+    from ..kernel.nfnetlink import chains_of_others
 
     chosen = choose(config.backend, rulesets, write=False).backend
     chosen.load()
     backends = [chosen]
-    unseen = {name for each in rulesets for name in names_of_other_tables(each.family)}
+    unseen: set[str] = set()
+    with suppress(OSError):  # a kernel without nf_tables
+        unseen = {chain for each in rulesets for chain in chains_of_others(each.family)}
     for other in Backend:
         if other is not chosen and any(tables_there(other, each.family) for each in rulesets):
             try:
@@ -48,9 +51,7 @@ def live_backends(config: Config, rulesets: Sequence[Ruleset]) -> tuple[Backend,
             except NodeCannot as error:
                 unseen.add(f"{other.tables_in_words} ({error})")
     if unseen:
-        logger.warning(
-            "packets also meet tables of which nothing is known here: %s", ", ".join(sorted(unseen))
-        )
+        _warn_of_unknown(unseen)
     return tuple(backends)
 
 
@@ -66,12 +67,22 @@ def scene_of(wanted: Ruleset, own: frozenset[Address], *live: Backend) -> Scene:
     from ..kernel.backend import Part
     from ..kernel.present import present
 
-    found = present([Part(wanted, backend) for backend in live])
-    tables = {}
-    for number, (backend, held) in enumerate(zip(live, found, strict=True)):
-        of = f" of {backend.tables_in_words}" if number else ""
-        tables |= {f"{table.name}{of}": _with_reasons(table, wanted) for table in held.tables}
-    return Scene(tables, own, next(iter(found[0].policy_routes), None))
+    first, *others = live
+    (found,) = present([Part(wanted, first)])
+    tables = {table.name: _with_reasons(table, wanted) for table in found.tables}
+    for other in others:
+        try:
+            (more,) = present([Part(wanted, other)])
+        except ProxyInitError as error:
+            _warn_of_unknown([f"{other.tables_in_words} ({error})"])
+        else:
+            tables |= {f"{table.name} of {other.tables_in_words}": table for table in more.tables}
+    return Scene(tables, own, next(iter(found.policy_routes), None))
+
+
+def _warn_of_unknown(places: Iterable[str]) -> None:
+    names = ", ".join(sorted(places)).replace("\n", "; ")
+    logger.warning("packets also meet rules of which nothing is known here: %s", names)
 
 
 def _with_reasons(table: Table, wanted: Ruleset) -> Table:

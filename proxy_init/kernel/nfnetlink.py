@@ -18,10 +18,11 @@ _NETFILTER = 12
 _ERROR, _DONE = 2, 3
 _REQUEST, _ACK, _DUMP, _CREATE = 0x1, 0x4, 0x300, 0x400
 _NF_TABLES, _COMPAT = 10, 11
-_GET_TABLE, _GET_GENERATION = 1, 16
+_GET_TABLE, _GET_CHAIN, _GET_GENERATION = 1, 4, 16
 _NEW_TABLE, _NEW_CHAIN = 0, 3
 _BATCH_BEGIN = 16
 _NESTED = 0x8000
+_HOOK = 4  # NFTA_CHAIN_HOOK: what packets come to by themselves has one
 _HOOKS = {"PREROUTING": 0, "INPUT": 1, "FORWARD": 2, "OUTPUT": 3, "POSTROUTING": 4}
 _ROUTE = ("mangle", "OUTPUT")
 _SECONDS = 5
@@ -38,26 +39,25 @@ def generation() -> int:
 
 def table_names(family: Family) -> tuple[str, ...]:
     """Those of the iptables programs' tables that this namespace has. Raises OSError."""
-    names = _table_names(_NUMBERS[family])
+    answers = _asked(_NF_TABLES << 8 | _GET_TABLE, _NUMBERS[family], flags=_DUMP)
+    names = {_text(answer[1]) for answer in answers}
     return tuple(name for name in BUILT_IN if name in names)
 
 
-def names_of_other_tables(family: Family) -> tuple[str, ...]:
-    """Those tables that a family's packets meet and that are not of iptables, as `nft` calls
-    them; none where nf_tables can't be asked."""
+def chains_of_others(family: Family) -> Iterator[str]:
+    """The chains that a family's packets meet and that the programs of iptables do not show, each
+    as `nft` calls it: FAMILY TABLE CHAIN. Raises OSError."""
     own = "ip" if family is Family.V4 else "ip6"
-    try:
-        return (
-            *(f"{own} {name}" for name in _table_names(_NUMBERS[family]) if name not in BUILT_IN),
-            *(f"inet {name}" for name in _table_names(_INET)),
-        )
-    except OSError:
-        return ()
+    for title, number in ((own, _NUMBERS[family]), ("inet", _INET)):
+        for answer in _asked(_NF_TABLES << 8 | _GET_CHAIN, number, flags=_DUMP):
+            table, chain = _text(answer[1]), _text(answer[3])
+            shown = title == own and chain in BUILT_IN.get(table, ())
+            if _HOOK in answer and not shown:
+                yield f"{title} {table} {chain}"
 
 
-def _table_names(number: int) -> list[str]:
-    answers = _asked(_NF_TABLES << 8 | _GET_TABLE, number, flags=_DUMP)
-    return [answer[1].rstrip(b"\0").decode(errors="replace") for answer in answers]
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")
 
 
 def has_revision(family: Family, kind: str, name: str, revision: int) -> bool:
@@ -86,7 +86,7 @@ def try_chain(family: Family, table: str, chain: str) -> None:
     base = (
         _attribute(1, name)
         + _attribute(3, chain.encode() + b"\0")
-        + _attribute(4 | _NESTED, hook)
+        + _attribute(_HOOK | _NESTED, hook)
         + _attribute(7, kind.encode() + b"\0")
     )
     flags = _CREATE | _ACK

@@ -2,12 +2,12 @@
 
 from typing import Any
 
+import pytest
+
 from pods import ENVIRONMENT, TIMEOUT, connect, listener, make_pod, namespace
 from proxy_init.model import Family
 from tests.running import backend_under_test, both_backends, fresh_namespace, program, run_in
 from tests.schemas import read_json
-
-pytestmark = both_backends
 
 FLAGS = ("-p", "15001", "-u", "1337", "-i", "*", "-b", "*", "--log-level", "error")
 
@@ -20,6 +20,7 @@ def explained(name: str, *options: str) -> dict[str, Any]:
     return found
 
 
+@both_backends
 def test_a_foreign_rule_in_the_way_is_seen_and_the_kernel_agrees() -> None:
     with (
         make_pod(ipv6=False) as pod,
@@ -49,6 +50,7 @@ def test_a_foreign_rule_in_the_way_is_seen_and_the_kernel_agrees() -> None:
         )
 
 
+@both_backends
 def test_nothing_in_the_kernel_captures_nothing() -> None:
     with make_pod(ipv6=False) as pod:
         assert explained(pod.namespace, "--live", "--to", "198.51.100.7:80") == {
@@ -58,6 +60,7 @@ def test_nothing_in_the_kernel_captures_nothing() -> None:
         }
 
 
+@both_backends
 def test_a_packet_meets_the_tables_of_both_kinds() -> None:
     other, tables = {
         "legacy": ("iptables-nft", "nf_tables"),
@@ -93,9 +96,28 @@ def test_a_packet_meets_the_tables_of_both_kinds() -> None:
         assert connect(pod.namespace, "198.51.100.7", 80, timeout=0.5).who == TIMEOUT
 
 
-def test_tables_that_iptables_does_not_show_are_named() -> None:
+@both_backends
+@pytest.mark.parametrize("place", ["inet mesh", "ip nat"])
+def test_chains_that_iptables_cannot_show_are_named(place: str) -> None:
     with fresh_namespace() as name:
-        namespace.run(name, ["nft", "add", "table", "inet", "mesh"]).check_returncode()
+        assert run_in(name, *FLAGS).status == 0
+        chain = "chain theirs { type nat hook output priority 0; ip daddr 10.0.0.1 drop; }"
+        made = f"table {place} {{ {chain}; chain no_hook {{ accept; }}; }}"
+        namespace.run(name, ["nft", made]).check_returncode()
         flags = (*FLAGS[:-1], "warn", "--live", "--to", "192.0.2.7:80")
         result = run_in(name, "explain", *flags)
-        assert result.status == 0 and "nothing is known here: inet mesh" in result.stderr
+        assert result.status == 0 and "Captured" in result.stdout, result.stderr
+        assert result.stderr.endswith(f"nothing is known here: {place} theirs\n")
+
+
+def test_a_table_that_iptables_cannot_read_is_named() -> None:
+    with fresh_namespace() as name:
+        assert run_in(name, *FLAGS, "--backend", "legacy").status == 0
+        chain = "chain OUTPUT { type nat hook output priority -100; ct mark set 5; }"
+        namespace.run(name, ["nft", f"table ip nat {{ {chain}; }}"]).check_returncode()
+        flags = (*FLAGS[:-1], "warn", "--backend", "legacy", "--live", "--to", "192.0.2.7:80")
+        result = run_in(name, "explain", *flags)
+        assert result.status == 0 and "Captured" in result.stdout, result.stderr
+        assert "nothing is known here: nf_tables (the kernel refused: IPv4 table nat: " in (
+            result.stderr
+        )
