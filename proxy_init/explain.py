@@ -109,9 +109,8 @@ class Scene:
             else each
             for each in self.tables[table].chains
         )
-        return replace(
-            self, tables={**self.tables, table: replace(self.tables[table], chains=chains)}
-        )
+        less = Table(self.tables[table].name, chains)
+        return replace(self, tables={**self.tables, table: less})
 
     def is_local(self, address: Address) -> bool:
         """Whether the pod itself has the address."""
