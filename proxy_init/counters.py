@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from enum import Enum
 from functools import partial
 from typing import NamedTuple
 
+from .frozen import replace
 from .matches import Comment
 from .model import BUILT_IN, Family, Rule, Table
 from .ownership import PREFIX, numbers_of_ours

@@ -8,11 +8,12 @@ net/netfilter/xt_TPROXY.c, net/netfilter/xt_socket.c, net/ipv4/netfilter.c (ip_r
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeAlias, assert_never
 
+from .frozen import replace
 from .matches import (
     GO_ON,
     Comment,

@@ -36,8 +36,9 @@ def frozen(cls: type[Class]) -> type[Class]:
 
 
 def replace(value: Value, **changes: object) -> Value:
-    """The same value with other contents in some fields."""
-    return type(value)(**{**value.__dict__, **changes})
+    """The same value with other contents in some fields; a dataclass will do as well."""
+    names: tuple[str, ...] = getattr(value, "__match_args__")  # noqa: B009  # no type has it
+    return type(value)(**{**{name: getattr(value, name) for name in names}, **changes})
 
 
 def _init(self, *values, **named):  # type: ignore[no-untyped-def]

@@ -1,10 +1,11 @@
 """That rules keep their promises: shown for all packets, not for samples."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .config import Config
 from .explain import Scene, Visit, Walk
+from .frozen import replace
 from .model import Family, Rule
 from .promises import Promise, promised
 from .trials import Trial, searches

@@ -7,7 +7,7 @@ Tried are TCP and UDP: nothing else is ever captured.
 """
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import chain, count, product
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from .explain import (
     is_named,
     walk,
 )
+from .frozen import replace
 from .matches import (
     ConnectionMark,
     ConntrackState,

@@ -5,7 +5,7 @@ wanted rules says.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from ipaddress import ip_address
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from .config import EVERYTHING, OLD_RULES, TPROXY_OUTBOUND_MARK, Address, Config, Everything, Mode
 from .explain import Direction, Outcome, Packet, Scene, Walk, is_named, walk
+from .frozen import replace
 from .matches import Network, Redirect, Tproxy
 from .model import Family
 from .rulesets.istio_1_0 import SSH_PORT

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -64,6 +65,15 @@ def test_nothing_can_be_changed() -> None:
 def test_fields_that_do_not_fit_are_refused(call: Callable[[], Point]) -> None:
     with pytest.raises(TypeError, match="Point has the fields x, y"):
         call()
+
+
+def test_a_dataclass_is_replaced_alike() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Line:
+        start: Point
+        end: Point
+
+    assert replace(Line(Point(1), Point(2)), end=Point(3)) == Line(Point(1), Point(3))
 
 
 def test_the_rest_of_a_value() -> None:
