@@ -24,7 +24,7 @@ from tests.running import (
 
 pytestmark = both_backends
 
-KILLS = {"legacy": 100, "nft": 25}  # of each kind, five kinds; a run of nft takes longer
+KILLS = {"legacy": 100, "nft": 15}  # of each kind, five kinds; a run of nft takes longer
 ALL = ("-i", "*", "-b", "*", "--ipv6")
 OTHER = (
     "-i",

@@ -18,7 +18,7 @@ from tests.running import backend_under_test, both_backends, run_in
 
 pytestmark = both_backends
 
-CHANGES = {"legacy": 200, "nft": 60}  # these take longer
+CHANGES = {"legacy": 200, "nft": 40}  # these take longer
 LONGEST = 300.0  # seconds that a client goes on at most
 
 EVERYTHING = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")

@@ -18,8 +18,6 @@ from proxy_init.trials import FAR, POD
 from tests.damage import damaged
 from tests.running import both_backends, program, restored, run_in
 
-pytestmark = both_backends
-
 OUTBOUND, INBOUND, TUNNEL = 15001, 15006, 15008
 ELSEWHERE = (22, 53, 80, 443, 8080, TUNNEL)
 FLAGS = ("-p", str(OUTBOUND), "-z", str(INBOUND), "-i", "*", "-b", "*", "-d", "22", "--ipv6")
@@ -102,6 +100,7 @@ def test_the_kernel_confirms_a_counterexample_of_damaged_rules(
     assert confirmed >= 10
 
 
+@both_backends
 def test_live_rules_are_held_against_what_the_flags_promise(pod: Pod) -> None:
     assert run_in(pod.namespace, *FLAGS).status == 0
     assert run_in(pod.namespace, "prove", "--live", *FLAGS).status == 0
