@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from ipaddress import ip_address, ip_network
+from collections.abc import Callable, Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_address
 
+from ..frozen import frozen
 from ..matches import (
     ACCEPT,
     DROP,
@@ -157,6 +157,16 @@ def _interface_bytes(name: str) -> tuple[bytes, bytes]:
     return written, b"\xff" * (len(written) + (-1 if name.endswith("+") else 1))
 
 
+@frozen
+class _Parts:
+    """What entries have in common that differ in nothing but their networks."""
+
+    not_from: bool
+    not_to: bool
+    matches: tuple[Match, ...]
+    target: Target
+
+
 class EntryReader:
     """Reads one family's entries; `iptc` is python-iptables."""
 
@@ -166,18 +176,51 @@ class EntryReader:
         self._family = family
         self._new_rule = _rule_class(iptc, family)
         self._libxtables = iptc.xtables.xtables(self._new_rule().nfproto)  # else made every time
+        made = self._new_rule()
+        self._header_end = ctypes.sizeof(made.get_ip())
+        self._networks_end = 4 * (4 if family is Family.V4 else 16)
         self._matches: dict[bytes, tuple[Match, ...]] = {}
         self._targets: dict[bytes, Target] = {}
 
-    def read(self, table: Any, entry: Any) -> Rule:
-        """The rule that an entry of `table` holds."""
+    def read(
+        self, table: Any, entries: Iterable[Any], known: dict[bytes, _Parts]
+    ) -> Iterator[Rule]:
+        """The rules that entries of `table` hold.
+
+        `known` is what was read of this table already. It serves thousands of rules that differ in
+        nothing but their networks.
+        """
+        for entry in entries:
+            content = ctypes.string_at(ctypes.addressof(entry), entry.next_offset)
+            # Addresses and masks, the rest of the header, counts and the like, all other parts.
+            key = content[self._networks_end : self._header_end] + content[ctypes.sizeof(entry) :]
+            parts = known.get(key)
+            if parts is None:
+                parts = known[key] = self._parts(table, entry)
+            yield Rule((*self._networks(content, parts), *parts.matches), parts.target)
+
+    def _parts(self, table: Any, entry: Any) -> _Parts:
         header = entry.ip if self._family is Family.V4 else entry.ipv6
         start, end = ctypes.sizeof(entry), entry.target_offset
         content = ctypes.string_at(ctypes.addressof(entry) + start, end - start)
         if content not in self._matches:
             self._matches[content] = tuple(self._extensions(entry))
-        matches = (*self._header(header), *self._matches[content])
-        return Rule(matches, self._target(table, entry, header))
+        return _Parts(
+            bool(header.invflags & _INVERTED[Source]),
+            bool(header.invflags & _INVERTED[Destination]),
+            (*self._header(header), *self._matches[content]),
+            self._target(table, entry, header),
+        )
+
+    def _networks(self, content: bytes, parts: _Parts) -> Iterator[Match]:
+        size = self._networks_end // 4
+        source, destination, source_mask, destination_mask = (
+            content[place : place + size] for place in range(0, self._networks_end, size)
+        )
+        if parts.not_from or any(source_mask):
+            yield _network(Source, source, source_mask, parts.not_from)
+        if parts.not_to or any(destination_mask):
+            yield _network(Destination, destination, destination_mask, parts.not_to)
 
     def _rule_of(self, entry: Any) -> Any:
         """python-iptables' rule around a part of the entry, which may ask it for the header."""
@@ -191,12 +234,6 @@ class EntryReader:
         def negated(kind: type[HeaderMatch]) -> bool:
             return bool(inverted & _INVERTED[kind])
 
-        source_mask, destination_mask = bytes(header.smsk), bytes(header.dmsk)
-        if any(source_mask) or negated(Source):
-            yield _network(Source, bytes(header.src), source_mask, negated(Source))
-        if any(destination_mask) or negated(Destination):
-            address = bytes(header.dst)
-            yield _network(Destination, address, destination_mask, negated(Destination))
         if header.iniface_mask or negated(InInterface):
             name, mask = header.iniface, header.iniface_mask
             yield _interface(InInterface, name, mask, negated(InInterface))
@@ -263,8 +300,11 @@ def _network(
     bits = 8 * len(mask)
     hosts = int.from_bytes(mask) ^ ((1 << bits) - 1)
     if not hosts & (hosts + 1):
-        with suppress(ValueError):  # the address has bits that the mask has not
-            return kind(ip_network((address, bits - hosts.bit_length())), negated)
+        network = IPv4Network if bits == 32 else IPv6Network
+        try:
+            return kind(network((address, bits - hosts.bit_length())), negated)
+        except ValueError:  # the address has bits that the mask has not
+            pass
     text = f"{ip_address(address)}/{ip_address(mask)}"
     return UnknownMatch(kind.__name__, (Option("network", text, negated),))
 

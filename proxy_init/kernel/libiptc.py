@@ -141,12 +141,13 @@ class Tables:
     def read(self, name: str) -> Table:
         """All that the table holds now. Raises KernelRefused."""
         table = self._fresh(name)
+        known: dict[bytes, Any] = {}
         return Table(
             name,
             tuple(
                 Chain(
                     chain.name,
-                    tuple(self._reader.read(table, entry) for entry in _entries(table, chain)),
+                    tuple(self._reader.read(table, _entries(table, chain), known)),
                     policy=getattr(chain.get_policy(), "name", None),
                 )
                 for chain in table.chains
