@@ -67,9 +67,11 @@ def needs(part: Part, write: bool) -> Iterator[Need]:
         yield _table(backend, family, table.name, write)
     for kind, name in sorted(_extensions(part.ruleset)):
         revision = highest_revision(backend, family, kind, name)
+        # Who has no x_tables cannot be asked for what belongs to them.
+        there = None if _lacks_x_tables(backend, family) else revision is not None
         module = _MODULES.get(name, f"xt_{name}")
         remedy = f"on the node, modprobe {module}"
-        yield Need(kind, name, family, revision is not None, remedy, revision)
+        yield Need(kind, name, family, there, remedy, revision)
 
 
 def routing_needs(ruleset: Ruleset) -> Iterator[Need]:
@@ -129,9 +131,10 @@ def _table(backend: Backend, family: Family, name: str, write: bool) -> Need:
         return Need("table", name, family, _nft_takes(family, name), remedy)
     prefix = "ip" if family is Family.V4 else "ip6"
     remedy = (
-        f"on the node, modprobe {prefix}table_{name}; a kernel without it has no legacy iptables"
+        f"on the node, modprobe {prefix}table_{name}; a kernel without it has no legacy iptables, "
+        "but perhaps takes --backend nft"
     )
-    if extension_errno(family, "match", "tcp", 0) in NO_SUCH_TABLE:
+    if _lacks_x_tables(backend, family):
         there: bool | None = False
     elif write:
         there = _has_table(family, name)
@@ -139,6 +142,12 @@ def _table(backend: Backend, family: Family, name: str, write: bool) -> Need:
         number = kernel_errno(family, name)
         there = _in_kernel(f"{prefix}table_{name}") if number is None else number == 0
     return Need("table", name, family, there, remedy)
+
+
+def _lacks_x_tables(backend: Backend, family: Family) -> bool:
+    if backend is Backend.NFT:
+        return False
+    return extension_errno(family, "match", "tcp", 0) in NO_SUCH_TABLE
 
 
 def _in_kernel(module: str) -> bool | None:

@@ -461,7 +461,7 @@ def test_what_the_node_lacks_is_named_all_at_once(fresh: str, tmp_path: Path) ->
     *lines, summary = told(result)
     assert lines[1:] == [
         "missing table mangle for IPv4: on the node, modprobe iptable_mangle; a kernel without "
-        "it has no legacy iptables",
+        "it has no legacy iptables, but perhaps takes --backend nft",
         "missing match owner for IPv4: on the node, modprobe xt_owner",
         "missing target REDIRECT for IPv4: on the node, modprobe xt_REDIRECT",
     ]
