@@ -140,7 +140,7 @@ def _table(backend: Backend, family: Family, name: str, write: bool) -> Need:
         there = _has_table(family, name)
     else:
         number = kernel_errno(family, name)
-        there = _in_kernel(f"{prefix}table_{name}") if number is None else number == 0
+        there = number not in NO_SUCH_TABLE and (number == 0 or _in_kernel(f"{prefix}table_{name}"))
     return Need("table", name, family, there, remedy)
 
 

@@ -1,5 +1,6 @@
 """Which of the kernel's two kinds of tables rules go through: never both."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pods import connect, listener, make_pod, namespace
-from proxy_init.kernel import nft
+from proxy_init.kernel import needs, nft
 from proxy_init.kernel.backend import Backend
 from proxy_init.model import Family
 from tests.foreign import NONE_MADE, tables_made
@@ -339,6 +340,19 @@ def test_check_asks_for_tables_elsewhere_as_who_may_make_a_user_namespace(fresh:
     }
     assert there == {("mangle", True), ("nat", True)}
     assert tables_made(fresh) == NONE_MADE
+
+
+@pytest.mark.parametrize("number", [None, errno.EPERM])
+def test_what_check_may_not_ask_it_does_not_call_missing(fresh: str, number: int | None) -> None:
+    # As where AppArmor lets a user namespace be made, and then nothing be done in it.
+    def forbidden() -> None:
+        replace(needs, "kernel_errno", lambda *_: number)
+        replace(needs, "_in_kernel", lambda *_: None)
+
+    found = read_json("check", run_patched(fresh, forbidden, "check", *ALL, "-O", "json").stdout)
+    legacy, _ = found["backends"]
+    tables = [need["there"] for need in legacy["needs"] if need["kind"] == "table"]
+    assert (found["works"], found["backend"], set(tables)) == (True, "legacy", {None})
 
 
 @no_legacy
