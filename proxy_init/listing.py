@@ -9,9 +9,7 @@ from ipaddress import ip_network
 
 from .counters import Count
 from .matches import (
-    ACCEPT,
-    DROP,
-    RETURN,
+    VERDICTS,
     Destination,
     Goto,
     InInterface,
@@ -42,7 +40,6 @@ _NAMES: Mapping[str, type[InInterface | OutInterface | Protocol]] = {
 _EXTENSIONS = ("-m", "-j")
 _PARTS = (*_EXTENSIONS, "-g")
 """What may stand behind an extension's options."""
-_VERDICTS = {target.name: target for target in (ACCEPT, DROP, RETURN)}
 _FREE_TEXT = frozenset({"--comment", "--log-prefix", "--nflog-prefix", "--ulog-prefix"})
 """Options whose value may look like an option, since only what is special to a shell is quoted."""
 
@@ -138,8 +135,8 @@ def _header(flag: str, value: str, negated: bool) -> Match:
 def _target(name: str, options: tuple[Option, ...], goto: bool, chains: Container[str]) -> Target:
     if goto:
         return Goto(name)
-    if name in _VERDICTS:
-        return _VERDICTS[name]
+    if name in VERDICTS:
+        return VERDICTS[name]
     if name in chains:
         return Jump(name)
     return read_target(name, options)

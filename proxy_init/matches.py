@@ -244,6 +244,7 @@ class Verdict:
 
 
 ACCEPT, DROP, RETURN = Verdict("ACCEPT"), Verdict("DROP"), Verdict("RETURN")
+VERDICTS = {verdict.name: verdict for verdict in (ACCEPT, DROP, RETURN)}
 
 
 @frozen

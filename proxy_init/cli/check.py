@@ -16,8 +16,6 @@ from ..model import Family, Ruleset
 from .screen import WIDTH
 from .session import print_text, session, wanted_rulesets
 
-CANNOT = 4
-
 
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Print what these flags need, and whether it is there; give 0, or 4 if they can't work."""
@@ -32,7 +30,7 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
         found = _found(config, rulesets, backends, routing, chosen)
         as_json = config.output == "json"
         print_text(json.dumps(found, indent=2) + "\n" if as_json else _text(found))
-        return 0 if found["works"] else CANNOT
+        return 0 if found["works"] else NodeCannot.exit_status
 
 
 def _needs(backend: Backend, rulesets: Sequence[Ruleset]) -> list[Need]:
@@ -112,9 +110,9 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     lock = found["lock_file"]
     yield from textwrap.wrap(f"lock file {lock['path']}: {lock['state']}", WIDTH)
     for each in found["families"]:
-        words = ("captured" if each["captured"] else "not captured", "in this kernel")
-        in_kernel = words[1] if each["in_kernel"] else "not in this kernel"
-        yield f"{each['family']}: {in_kernel}, {words[0]}"
+        in_kernel = "in this kernel" if each["in_kernel"] else "not in this kernel"
+        captured = "captured" if each["captured"] else "not captured"
+        yield f"{each['family']}: {in_kernel}, {captured}"
     yield from _need_lines(found["routing"])
     for each in found["backends"]:
         yield ""

@@ -27,9 +27,9 @@ from ..flags import Flag, split
 from ..kernel.host import addresses, is_global
 from ..text import rule_text
 from .scenes import LIVE, live_backends, scene_of
+from .screen import WIDTH
 from .session import print_text, session, wanted_rulesets
 
-WIDTH = 80
 INDENT = " " * 6
 SOME_PORT = 40000
 POD = {4: "192.0.2.2", 6: "2001:db8::2"}

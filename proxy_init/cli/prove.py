@@ -23,9 +23,9 @@ from ..text import rule_text
 from ..trials import POD, STRANGER, Trial
 from .explain import explain_call, flags_of
 from .scenes import LIVE, live_backends, scene_of
+from .screen import WIDTH
 from .session import print_text, session, wanted_rulesets
 
-WIDTH = 80
 BROKEN = 3
 
 OPTIONS = (

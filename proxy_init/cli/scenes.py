@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..config import Config
-from ..errors import NodeCannot, ProxyInitError
+from ..errors import ProxyInitError
 from ..explain import Address, Scene
 from ..flags import Flag, Takes
 from ..frozen import replace
@@ -39,20 +39,10 @@ def live_backends(config: Config, rulesets: Sequence[Ruleset]) -> tuple[Backend,
 
     chosen = choose(config.backend, rulesets, write=False).backend
     chosen.load()
-    backends = [chosen]
-    unseen: set[str] = set()
     with suppress(OSError):  # a kernel without nf_tables
-        unseen = {chain for each in rulesets for chain in chains_of_others(each.family)}
-    for other in Backend:
-        if other is not chosen and any(tables_there(other, each.family) for each in rulesets):
-            try:
-                other.load()
-                backends.append(other)
-            except NodeCannot as error:
-                unseen.add(f"{other.tables_in_words} ({error})")
-    if unseen:
-        _warn_of_unknown(unseen)
-    return tuple(backends)
+        _warn_of_unknown({chain for each in rulesets for chain in chains_of_others(each.family)})
+    there = (b for b in Backend if any(tables_there(b, each.family) for each in rulesets))
+    return (chosen, *(backend for backend in there if backend is not chosen))
 
 
 def scene_of(wanted: Ruleset, own: frozenset[Address], *live: Backend) -> Scene:
@@ -72,6 +62,7 @@ def scene_of(wanted: Ruleset, own: frozenset[Address], *live: Backend) -> Scene:
     tables = {table.name: _with_reasons(table, wanted) for table in found.tables}
     for other in others:
         try:
+            other.load()
             (more,) = present([Part(wanted, other)])
         except ProxyInitError as error:
             _warn_of_unknown([f"{other.tables_in_words} ({error})"])
@@ -82,7 +73,8 @@ def scene_of(wanted: Ruleset, own: frozenset[Address], *live: Backend) -> Scene:
 
 def _warn_of_unknown(places: Iterable[str]) -> None:
     names = ", ".join(sorted(places)).replace("\n", "; ")
-    logger.warning("packets also meet rules of which nothing is known here: %s", names)
+    if names:
+        logger.warning("packets also meet rules of which nothing is known here: %s", names)
 
 
 def _with_reasons(table: Table, wanted: Ruleset) -> Table:

@@ -147,13 +147,12 @@ def _steps(part: Part, orders: Orders) -> Iterator[Finding | None]:
         for step in finding.added:
             routes.take(step)
         yield None
-        if not ruleset.tables:
+        # Tables in which nothing of ours stays have their turn after all others.
+        turns = (finding.before, ()) if ruleset.tables else ((), finding.before)
+        for names in turns:
+            for name in names:
+                _commit(tables, name, partial(_edit_for, ruleset, orders))
             yield None
-        for name in finding.before:
-            _commit(tables, name, partial(_edit_for, ruleset, orders))
-        if ruleset.tables:
-            yield None
-        yield None
         for step in finding.deleted:
             routes.take(step)
         yield None

@@ -34,7 +34,7 @@ def readings(parts: Sequence[Part]) -> Iterator[Readings]:
 
 def _read(part: Part) -> Iterator[tuple[Counted, ...]]:
     ruleset = part.ruleset
-    tables = part.backend.tables(ruleset.family)
+    tables = part.tables()
     try:
         while True:
             # Each table is read as a whole, so there is no need for the lock.

@@ -21,9 +21,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from ..frozen import frozen
 from ..matches import (
-    ACCEPT,
-    DROP,
-    RETURN,
+    VERDICTS,
     Destination,
     ExtensionMatch,
     Goto,
@@ -48,7 +46,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_VERDICTS = {target.name: target for target in (ACCEPT, DROP, RETURN)}
 
 # linux/netfilter_ipv4/ip_tables.h and linux/netfilter_ipv6/ip6_tables.h, which agree where no
 # family is named.
@@ -268,8 +265,8 @@ class EntryReader:
         name = jump.decode() if jump else raw.u.user.name.decode()
         if header.flags & _GOTO[self._family]:
             return Goto(name)
-        if name in _VERDICTS:
-            return _VERDICTS[name]
+        if name in VERDICTS:
+            return VERDICTS[name]
         if table.is_chain(name):
             return Jump(name)
         if name in ("", "standard"):

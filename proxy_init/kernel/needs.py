@@ -14,7 +14,7 @@ from .backend import Backend, Part
 from .proc import read
 from .refusal import NO_SUCH_TABLE, KernelRefused
 from .routing import Routes
-from .sockopt import extension_errno, kernel_errno, table_errno
+from .sockopt import extension_errno, lacks_x_tables, table_errno
 
 CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13}
 _HIGHEST_REVISION = 4
@@ -65,10 +65,10 @@ def needs(part: Part, write: bool) -> Iterator[Need]:
         return
     for table in part.ruleset.tables:
         yield _table(backend, family, table.name, write)
+    unasked = backend is Backend.LEGACY and lacks_x_tables(family)
     for kind, name in sorted(_extensions(part.ruleset)):
         revision = highest_revision(backend, family, kind, name)
-        # Who has no x_tables cannot be asked for what belongs to them.
-        there = None if _lacks_x_tables(backend, family) else revision is not None
+        there = None if unasked else revision is not None
         module = _MODULES.get(name, f"xt_{name}")
         remedy = f"on the node, modprobe {module}"
         yield Need(kind, name, family, there, remedy, revision)
@@ -134,20 +134,11 @@ def _table(backend: Backend, family: Family, name: str, write: bool) -> Need:
         f"on the node, modprobe {prefix}table_{name}; a kernel without it has no legacy iptables, "
         "but perhaps takes --backend nft"
     )
-    if _lacks_x_tables(backend, family):
-        there: bool | None = False
-    elif write:
-        there = _has_table(family, name)
-    else:
-        number = kernel_errno(family, name)
+    there: bool | None = not lacks_x_tables(family)
+    if there:
+        number = table_errno(family, name, write)
         there = number not in NO_SUCH_TABLE and (number == 0 or _in_kernel(f"{prefix}table_{name}"))
     return Need("table", name, family, there, remedy)
-
-
-def _lacks_x_tables(backend: Backend, family: Family) -> bool:
-    if backend is Backend.NFT:
-        return False
-    return extension_errno(family, "match", "tcp", 0) in NO_SUCH_TABLE
 
 
 def _in_kernel(module: str) -> bool | None:
@@ -193,7 +184,3 @@ def highest_revision(backend: Backend, family: Family, kind: str, name: str) -> 
         return extension_errno(family, kind, name, revision) == 0
 
     return next(filter(there, range(_HIGHEST_REVISION, -1, -1)), None)
-
-
-def _has_table(family: Family, name: str) -> bool:
-    return table_errno(family, name) == 0

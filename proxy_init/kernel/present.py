@@ -32,7 +32,7 @@ def present(parts: Sequence[Part]) -> list[Present]:
 
 def _read(part: Part) -> Iterator[Present]:
     family = part.ruleset.family
-    tables = part.backend.tables(family)
+    tables = part.tables()
     try:
         yield Present(
             tuple(tables.read(name) for name in tables.instantiated()),

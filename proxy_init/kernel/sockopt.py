@@ -27,14 +27,17 @@ def lacks_legacy(ruleset: Ruleset, there: Container[str], write: bool) -> str:
     Asking brings the others that are needed into being; unless we are to `write`, elsewhere.
     """
     family = ruleset.family
-    if extension_errno(family, "match", "tcp", 0) in NO_SUCH_TABLE:
+    if lacks_x_tables(family):
         return f"this kernel has no legacy tables for {family.title}"
     for table in ruleset.tables:
-        if table.name not in there:
-            number = table_errno(family, table.name) if write else kernel_errno(family, table.name)
-            if number in NO_SUCH_TABLE:
-                return f"this kernel has no legacy table {table.name} for {family.title}"
+        if table.name not in there and table_errno(family, table.name, write) in NO_SUCH_TABLE:
+            return f"this kernel has no legacy table {table.name} for {family.title}"
     return ""
+
+
+def lacks_x_tables(family: Family) -> bool:
+    """Whether this kernel cannot even be asked for what belongs to legacy tables."""
+    return extension_errno(family, "match", "tcp", 0) in NO_SUCH_TABLE
 
 
 def extension_errno(family: Family, kind: str, name: str, revision: int) -> int:
@@ -43,18 +46,22 @@ def extension_errno(family: Family, kind: str, name: str, revision: int) -> int:
     return _getsockopt(family, level, option, struct.pack("29sB", name.encode(), revision))
 
 
-def table_errno(family: Family, name: str) -> int:
-    """Whether the kernel has a table: 0, or why not. Asking brings it into being."""
-    # struct ipt_getinfo begins with the table's name in 32 bytes; IPT_SO_GET_INFO is 64.
-    return _getsockopt(family, _LEVELS[family], 64, struct.pack("32s52x", name.encode()))
+def table_errno(family: Family, name: str, write: bool) -> int | None:
+    """Whether the kernel has a table: 0, or why not.
 
-
-def kernel_errno(family: Family, name: str) -> int | None:
-    """Whether the kernel has a table, asked in a network namespace that is made for the question:
-    0, or why not; None where none can be made."""
+    Asking brings it into being. So unless we are to `write`, it is asked in a network namespace
+    that is made for the question; None where none can be made.
+    """
+    if write:
+        return _table_errno(family, name)
     from .namespace import asked_in_a_new_one
 
-    return asked_in_a_new_one(lambda: table_errno(family, name))
+    return asked_in_a_new_one(lambda: _table_errno(family, name))
+
+
+def _table_errno(family: Family, name: str) -> int:
+    # struct ipt_getinfo begins with the table's name in 32 bytes; IPT_SO_GET_INFO is 64.
+    return _getsockopt(family, _LEVELS[family], 64, struct.pack("32s52x", name.encode()))
 
 
 def _getsockopt(family: Family, level: int, option: int, question: bytes) -> int:

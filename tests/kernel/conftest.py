@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from pods import ENVIRONMENT
+from tests.running import fresh_namespace
 
 
 @pytest.fixture(autouse=True)
@@ -15,6 +16,13 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if hasattr(request, "param"):
         monkeypatch.setenv("PROXY_INIT_BACKEND", request.param)
         monkeypatch.setitem(ENVIRONMENT, "PROXY_INIT_BACKEND", request.param)
+
+
+@pytest.fixture
+def fresh() -> Iterator[str]:
+    """A network namespace in which nobody has touched any table; lo is up."""
+    with fresh_namespace() as name:
+        yield name
 
 
 @pytest.fixture(scope="session", autouse=True)

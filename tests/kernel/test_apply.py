@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from shlex import join
@@ -41,13 +40,6 @@ pytestmark = both_backends
 
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
 OTHER = ("-u", "2000", "-i", "10.0.0.0/8,fd00::/8", "-b", "8080", "-x", "10.1.0.0/16", "--ipv6")
-
-
-@pytest.fixture
-def fresh() -> Iterator[str]:
-    """A network namespace in which nobody has touched any table."""
-    with namespace.namespace("fresh") as name:
-        yield name
 
 
 def applied(name: str, *flags: str) -> Result:

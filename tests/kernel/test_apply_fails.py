@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from proxy_init.kernel import apply, needs
 from proxy_init.kernel.backend import Backend
 from proxy_init.kernel.libiptc import Tables
 from proxy_init.kernel.refusal import KernelRefused
+from proxy_init.kernel.sockopt import table_errno
 from proxy_init.model import Family, Table
 from tests.foreign import NONE_MADE, counted, plant, surround, tables_made, with_counts
 from tests.obstacles import (
@@ -40,13 +41,6 @@ from tests.running import BOTH, Result, both_backends, program, run_here, run_in
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
 LEGACY = (*ALL, "--drop-invalid", "--backend", "legacy")
 NEW = ("-u", "2000", "-i", "10.0.0.0/8,fd00::/8", "-b", "8080", "--ipv6", "--drop-invalid")
-
-
-@pytest.fixture
-def fresh() -> Iterator[str]:
-    """A network namespace in which nobody has touched any table."""
-    with namespace.namespace("fresh") as name:
-        yield name
 
 
 def rules(name: str) -> dict[Family, dict[str, str]]:
@@ -446,7 +440,7 @@ def test_what_the_node_lacks_is_named_all_at_once(fresh: str, tmp_path: Path) ->
                 None if name in ("owner", "REDIRECT") else real(backend, family, kind, name)
             ),
         )
-        replace(needs, "_has_table", lambda real, family, name: name != "mangle")
+        replace(needs, "table_errno", lambda real, *of: 2 if "mangle" in of else real(*of))
 
     result = run_patched(
         fresh,
@@ -472,10 +466,13 @@ def test_what_the_node_lacks_is_named_all_at_once(fresh: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("family", BOTH, ids=lambda family: family.title)
 def test_what_a_kernel_has_is_told_from_what_it_lacks(fresh: str, family: Family) -> None:
-    def ask() -> list[bool]:
-        return [needs._has_table(family, "nat"), needs._has_table(family, "nosuchtable")]
+    for write, made in ((False, []), (True, ["nat"])):
 
-    assert namespace.call(fresh, ask) == [True, False]
+        def ask(write: bool = write) -> list[int | None]:
+            return [table_errno(family, name, write) for name in ("nat", "nosuchtable")]
+
+        assert namespace.call(fresh, ask) == [0, errno.ENOENT]
+        assert tables_made(fresh)[family] == made
 
 
 @pytest.mark.parametrize("way", Backend, ids=lambda way: way.value)

@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,13 +28,6 @@ no_legacy = pytest.mark.parametrize(
 both_ways = pytest.mark.parametrize(
     ("old", "new"), [(Backend.LEGACY, Backend.NFT), (Backend.NFT, Backend.LEGACY)]
 )
-
-
-@pytest.fixture
-def fresh() -> Iterator[str]:
-    """A network namespace in which nobody has touched any table; lo is up."""
-    with fresh_namespace() as name:
-        yield name
 
 
 def held(name: str, backend: Backend) -> dict[Family, dict[str, str]]:
@@ -346,7 +339,7 @@ def test_check_asks_for_tables_elsewhere_as_who_may_make_a_user_namespace(fresh:
 def test_what_check_may_not_ask_it_does_not_call_missing(fresh: str, number: int | None) -> None:
     # As where AppArmor lets a user namespace be made, and then nothing be done in it.
     def forbidden() -> None:
-        replace(needs, "kernel_errno", lambda *_: number)
+        replace(needs, "table_errno", lambda *_: number)
         replace(needs, "_in_kernel", lambda *_: None)
 
     found = read_json("check", run_patched(fresh, forbidden, "check", *ALL, "-O", "json").stdout)

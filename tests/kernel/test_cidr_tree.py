@@ -29,12 +29,6 @@ EXCLUDED = {4: "203.0.113.0/24", 6: "2001:db8:ffff::/120"}
 OTHER = {4: "198.51.100.0/24", 6: "2001:db8:fffe::/120"}
 
 
-@pytest.fixture
-def fresh() -> Iterator[str]:
-    with fresh_namespace() as name:
-        yield name
-
-
 @pytest.fixture(scope="module")
 def pod() -> Iterator[Pod]:
     """A pod with a proxy in it, and the world outside."""

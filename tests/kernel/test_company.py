@@ -39,13 +39,6 @@ TPROXY = (*ALL, "-m", "TPROXY", "--redirect-dns", "--capture-all-dns")
 LONGEST = 60.0  # seconds that a writer or a crowd may take
 
 
-@pytest.fixture
-def fresh() -> Iterator[str]:
-    """A network namespace in which nobody has touched any table; lo is up."""
-    with fresh_namespace() as name:
-        yield name
-
-
 def applied(name: str, *flags: str) -> None:
     """One run that has to succeed."""
     result = run_in(name, *flags)

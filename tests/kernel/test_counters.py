@@ -20,7 +20,6 @@ from tests.running import (
     Result,
     both_backends,
     counted_by_programs,
-    fresh_namespace,
     program,
     run_in,
 )
@@ -32,12 +31,6 @@ ROOT = Path(__file__).resolve().parents[2]
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
 TPROXY = (*ALL, "-m", "TPROXY", "--drop-invalid", "--redirect-dns", "--capture-all-dns")
 OLD = ("-u", "1337", "-i", "*", "-b", "*", "-d", "8080", "--ruleset", "1.0")
-
-
-@pytest.fixture
-def fresh() -> Iterator[str]:
-    with fresh_namespace() as name:
-        yield name
 
 
 @pytest.fixture

@@ -139,13 +139,6 @@ class Saboteur:
         raise self.fault.error
 
 
-@pytest.fixture
-def fresh() -> Iterator[str]:
-    """A network namespace in which nobody has touched any table; lo is up."""
-    with fresh_namespace() as name:
-        yield name
-
-
 def prepared(name: str, directory: Path, old: tuple[str, ...]) -> str:
     """Rules of others around ours of an earlier run, in tables that are all there; gives all."""
     plant(name, directory)

@@ -11,16 +11,9 @@ import pytest
 
 from pods import namespace
 from proxy_init.kernel.netlink import Netlink, connected
-from tests.running import fresh_namespace
 
 FAMILIES: dict[int, str] = {socket.AF_INET: "-4", socket.AF_INET6: "-6"}
 INTERRUPTED = 0x10  # NLM_F_DUMP_INTR, linux/netlink.h
-
-
-@pytest.fixture
-def fresh() -> Iterator[str]:
-    with fresh_namespace() as name:
-        yield name
 
 
 def rules_in(name: str, family: int) -> list[tuple[int, int]]:

@@ -1,12 +1,10 @@
 """A pod's start waits for the program: what a plain call must not load, since that takes long."""
 
 import sys
-from collections.abc import Iterator
 
 import pytest
 
 from pods import namespace
-from tests.running import fresh_namespace
 
 USUAL = ("-u", "1337", "-i", "*", "-b", "*", "-d", "15090")
 ONE_FAMILY = (*USUAL, "--no-ipv6")
@@ -14,12 +12,6 @@ ONE_FAMILY = (*USUAL, "--no-ipv6")
 HEAVY = {"asyncio", "ctypes.util", "dataclasses", "inspect", "json", "logging", "netaddr"}
 HEAVY |= {"pathlib", "pyroute2", "rich", "socket", "subprocess", "sysconfig", "tempfile", "typer"}
 FOR_SOME = {"difflib", "pickle", "proxy_init.kernel.netlink", "traceback", "typing"}
-
-
-@pytest.fixture
-def fresh() -> Iterator[str]:
-    with fresh_namespace() as name:
-        yield name
 
 
 @pytest.mark.parametrize(

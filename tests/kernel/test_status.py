@@ -4,7 +4,7 @@ What is done to our rules here is done by iptables and iproute2, and looked at w
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -17,7 +17,6 @@ from tests.running import (
     BOTH,
     Result,
     both_backends,
-    fresh_namespace,
     program,
     restored,
     run_in,
@@ -47,13 +46,6 @@ FLAGS = {
 }
 any_flags = pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS)
 both_families = pytest.mark.parametrize("family", BOTH, ids=lambda family: family.title)
-
-
-@pytest.fixture
-def fresh() -> Iterator[str]:
-    """A network namespace in which nobody has touched any table; lo is up."""
-    with fresh_namespace() as name:
-        yield name
 
 
 def applied(name: str, *flags: str) -> None:

@@ -15,16 +15,9 @@ from proxy_init.kernel.libiptc import Tables
 from proxy_init.kernel.refusal import KernelRefused
 from tests.foreign import run
 from tests.obstacles import NET_RAW, held_lock, replace, run_patched, run_with, told
-from tests.running import Result, fresh_namespace, run_in
+from tests.running import Result, run_in
 
 ALL = ("-u", "1337", "-i", "*", "-b", "*", "--ipv6")
-
-
-@pytest.fixture
-def fresh() -> Iterator[str]:
-    """A network namespace in which nobody has touched any table; lo is up."""
-    with fresh_namespace() as name:
-        yield name
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from pods import ENVIRONMENT, namespace
 from proxy_init.flags import FLAGS, Takes
 from proxy_init.model import BUILT_IN, Family
 from tests.foreign import NONE_MADE, tables_made
-from tests.running import backend_under_test, both_backends, fresh_namespace, saved
+from tests.running import backend_under_test, both_backends, saved
 from tests.unit.fakes import VARIABLES_WITHOUT_A_FLAG
 
 ALL = ("-u", "1337", "-i", "*", "-b", "*", "--ipv6")
@@ -107,13 +107,6 @@ class Traced:
         return {
             match[1] for match in opened if match and re.search("WRONLY|RDWR|CREAT", match[2])
         } - {os.devnull}
-
-
-@pytest.fixture
-def fresh() -> Iterator[str]:
-    """A network namespace in which nobody has touched any table; lo is up."""
-    with fresh_namespace() as name:
-        yield name
 
 
 @pytest.fixture
