@@ -1,7 +1,4 @@
-"""What rules need of a node, and whether it is there; nothing is written to find out.
-
-Source: linux/capability.h.
-"""
+"""What rules need of a node, and whether it is there; nothing is written to find out."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,12 +8,12 @@ from ..matches import Destination, InInterface, OutInterface, Protocol, Source
 from ..model import BUILT_IN, Family, Ruleset
 from . import nfnetlink
 from .backend import Backend, Part
+from .capabilities import missing_capabilities
 from .proc import read
 from .refusal import NO_SUCH_TABLE, KernelRefused
 from .routing import Routes
 from .sockopt import extension_errno, lacks_x_tables, table_errno
 
-CAPABILITIES = {"NET_ADMIN": 12, "NET_RAW": 13}
 _HIGHEST_REVISION = 4
 # libxtables puts the one in for the other.
 _ALIASES = {"state": "conntrack"}
@@ -98,18 +95,6 @@ def neither_works(rulesets: Sequence[Ruleset], lacking: str) -> NodeCannot | Non
         return None
     lines = (f"backend legacy: {lacking}", *dict.fromkeys(missing))
     return NodeCannot("\n".join(("neither backend works here; see proxy-init check", *lines)))
-
-
-def missing_capabilities() -> tuple[str, ...]:
-    """Those of the capabilities needed that this process does not have in effect."""
-    try:
-        status = read("/proc/self/status")
-    except OSError:
-        return ()
-    effective = next(
-        int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")
-    )
-    return tuple(name for name, bit in CAPABILITIES.items() if not effective >> bit & 1)
 
 
 def _software(backend: Backend) -> Need:

@@ -9,11 +9,9 @@ What they print is, in iptables 1.8.9, spelled as iptables-legacy-save spells it
 tables stand in the order in which they were made, and ip6tables-nft-restore takes no counts.
 """
 
-import ctypes
 import errno
 import os
 import shutil
-import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +25,7 @@ from ..model import Family, Rule, Table
 from ..reconcile import TableEdit
 from ..text import rule_text
 from . import nfnetlink
+from .capabilities import hand_down
 from .refusal import KernelRefused
 
 _PLACES = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
@@ -34,7 +33,6 @@ _PLACES = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _INCOMPATIBLE = "is incompatible, use 'nft' tool"
 _SECONDS = 60
 _MOST_READINGS = 20
-NET_ADMIN = 12  # linux/capability.h
 
 
 def load() -> None:
@@ -43,22 +41,7 @@ def load() -> None:
         for work in ("save", "restore"):
             program(family, work)
     if os.geteuid() != 0:
-        _hand_down_net_admin()
-
-
-def _hand_down_net_admin() -> None:
-    """Let the programs have NET_ADMIN too, which only root's children get without asking.
-
-    Who has not got it will hear of that when it is needed. man 7 capabilities, man 2 capset.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    header = struct.pack("=Ii", 0x20080522, 0)
-    sets = ctypes.create_string_buffer(24)
-    libc.capget(header, sets)
-    words = list(struct.unpack("=6I", sets.raw))
-    words[2] |= 1 << NET_ADMIN  # the inheritable ones, of the lower 32
-    libc.capset(header, struct.pack("=6I", *words))
-    libc.prctl(47, 2, NET_ADMIN, 0, 0)  # PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE
+        hand_down("NET_ADMIN")
 
 
 @cache

@@ -532,11 +532,6 @@ FOREIGN = """\
 [12:720] -A OUTPUT -p udp -m udp --dport 53 -j RETURN
 COMMIT
 """
-FOREIGN_INPUT = """\
-*filter
-[13:780] -A INPUT -i eth7 -j ACCEPT
-COMMIT
-"""
 FOREIGN_LINES = (
     "-A PREROUTING -i eth1 -j RETURN",
     "-A OUTPUT -p udp -m udp --dport 53 -j RETURN",
