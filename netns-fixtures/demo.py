@@ -21,12 +21,12 @@ from rich.table import Table
 
 from pods import ENVIRONMENT, TIMEOUT, Answer, Endpoint, Pod, connect, listener, make_pod
 from pods.namespace import leave_blocks_on_signals
-from proxy_init.config import EVERYTHING, Config, Everything, settle
+from proxy_init.analysis.packet_walk import Direction, Packet, asks_for, is_named
+from proxy_init.analysis.promises import Journey, known_weakness, promised
+from proxy_init.config.config import EVERYTHING, Config, Everything, settle
+from proxy_init.config.read import read_config
 from proxy_init.errors import BadCall
-from proxy_init.explain import Direction, Packet, asks_for, is_named
-from proxy_init.kernel.host import Host
-from proxy_init.promises import Journey, known_weakness, promised
-from proxy_init.reading import read_config
+from proxy_init.kernel.system.host import Host
 
 INJECTOR = ("-p", "15001", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-b", "*", "-d", "")
 EXCLUDED = ("-x", "198.51.100.128/25")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
-from .values import LOG_LEVELS
+LOG_LEVELS = ("debug", "info", "warn", "error", "fatal", "none")
 
 
 class Logger:

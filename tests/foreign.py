@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pods import namespace
-from proxy_init.model import Family
+from proxy_init.rules.model import Family
 from tests.running import BOTH, UNTIL_ADDRESSES_HAVE_ROUTES, by_table, program
 
 # Policies, chains, jumps, gotos, an extension that we do not know, rules that look like ours.

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from tests.obstacles import called, libc
+from tests.fault_injection import called, libc
 
 _Options: TypeAlias = Mapping[int, tuple[int, ...]]
 _SETSOCKOPT, _GETSOCKOPT = {"x86_64": (54, 55), "aarch64": (208, 209)}[platform.machine()]

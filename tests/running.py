@@ -17,8 +17,8 @@ import pytest
 
 from pods import namespace
 from proxy_init.cli.main import main
-from proxy_init.kernel.libiptc import load
-from proxy_init.model import Family
+from proxy_init.kernel.legacy.libiptc import load
+from proxy_init.rules.model import Family
 
 BOTH = (Family.V4, Family.V6)
 both_backends = pytest.mark.parametrize("backend", ["legacy", "nft"], indirect=True)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from ..config import Config, Mode
+from ..config.config import Config, Mode
 from ..errors import ApplyFailed, BadCall
 from ..log import logger
-from ..model import BUILT_IN, Ruleset
-from ..text import routing_text, ruleset_text
-from . import report
+from ..rules.iptables_save import routing_text, ruleset_text
+from ..rules.model import BUILT_IN, Ruleset
+from . import decisions
 from .session import print_text, session, wanted_rulesets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ..kernel.backend import Choice
+    from ..kernel.choice import Choice
 
 
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -33,8 +33,8 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
                 print_text(dry_run_text(config, rulesets))
                 return 0
             if _is_to_write(config):
-                from ..kernel.backend import choose
-                from ..kernel.lock import xtables_lock
+                from ..kernel.choice import choose
+                from ..kernel.system.lock import xtables_lock
 
                 with xtables_lock(config.lock_file, config.wait):
                     choice = choose(config.backend, rulesets)
@@ -59,10 +59,10 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
 def _say(config: Config, rulesets: Sequence[Ruleset]) -> None:
     for line in config.warnings:
         logger.warning(line)
-    for line in (*config.notes, *report.decisions(config)):
+    for line in (*config.notes, *decisions.decisions(config)):
         logger.info(line)
     for ruleset in rulesets if not config.dry_run else ():
-        for line in report.rules(ruleset):
+        for line in decisions.rules(ruleset):
             logger.info(line)
 
 
@@ -105,7 +105,7 @@ def _is_to_write(config: Config) -> bool:
 
 def _carry_out(config: Config, rulesets: Sequence[Ruleset], choice: Choice) -> str:
     """Bring the kernel to what is wanted; gives the summary's word for what happened."""
-    from ..kernel.apply import Finding, Orders, apply
+    from ..kernel.apply import ApplyOptions, Finding, apply
 
     def decide(findings: Sequence[Finding]) -> None:
         """Say what was found. Raises ApplyFailed where --no-reconcile forbids to change it."""
@@ -127,8 +127,10 @@ def _carry_out(config: Config, rulesets: Sequence[Ruleset], choice: Choice) -> s
     log = logger.debug if config.cleanup_only else logger.info  # clean is silent
     log("backend %s: %s", choice.backend.value, choice.why)
     choice.load()  # before the children, which share it
-    orders = Orders(config.policy_route, force=config.force_apply, thorough=config.cleanup_only)
-    changed = apply(choice.parts(rulesets), decide, orders)
+    options = ApplyOptions(
+        config.policy_route, force=config.force_apply, thorough=config.cleanup_only
+    )
+    changed = apply(choice.tasks(rulesets), decide, options)
     if not changed:
         return "unchanged"
     return "cleaned" if config.cleanup_only else "applied"

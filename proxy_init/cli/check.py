@@ -5,16 +5,17 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..config import Config
+from ..config.config import Config
 from ..errors import NodeCannot
-from ..kernel.backend import Backend, Part, choose
-from ..kernel.host import has_ipv6
-from ..kernel.lock import state_of_lock
+from ..kernel.backend import Backend, Task
+from ..kernel.choice import choose
 from ..kernel.needs import Need, needs, routing_needs
-from ..kernel.workers import Worker
-from ..model import Family, Ruleset
-from .screen import WIDTH
+from ..kernel.routing.addresses import has_ipv6
+from ..kernel.system.lock import state_of_lock
+from ..kernel.system.workers import Worker
+from ..rules.model import Family, Ruleset
 from .session import print_text, session, wanted_rulesets
+from .terminal import WIDTH
 
 
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -37,8 +38,8 @@ def _needs(backend: Backend, rulesets: Sequence[Ruleset]) -> list[Need]:
     """What the rulesets need of a backend, what both families need once."""
 
     def ask() -> Iterator[list[Need]]:
-        parts = [Part(ruleset, backend) for ruleset in rulesets]
-        yield list(dict.fromkeys(need for part in parts for need in needs(part, write=False)))
+        tasks = [Task(ruleset, backend) for ruleset in rulesets]
+        yield list(dict.fromkeys(need for task in tasks for need in needs(task, write=False)))
 
     # In a child: it loads libraries of either backend.
     with Worker(backend.value, ask) as worker:

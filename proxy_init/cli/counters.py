@@ -6,16 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from .. import values
-from ..counters import Count, Counted, Standing, changes
-from ..flags import Flag
-from ..kernel.backend import choose
+from ..analysis.counters import Counted, Standing, changes
+from ..config import values
+from ..config.flags import Flag
+from ..kernel.choice import choose
 from ..kernel.counters import readings
 from ..log import logger
-from ..text import rule_text
-from ..words import matches_in_words, printable, target_in_words
-from .screen import on_screen
+from ..rules.counts import Count
+from ..rules.iptables_save import rule_text
+from ..rules.wording import matches_in_words, printable, target_in_words
 from .session import print_text, session, wanted_rulesets
+from .terminal import on_screen
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -42,7 +43,7 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
         choice = choose(config.backend, rulesets, write=False)
         choice.load()  # before the children, which share it
         as_json = config.output == "json"
-        with readings(choice.parts(rulesets)) as kernel:
+        with readings(choice.tasks(rulesets)) as kernel:
             lines = kernel.now()
             if "watch" not in config.own:
                 print_text(_json(lines, indent=2) if as_json else _text(lines))

@@ -9,11 +9,7 @@ from ipaddress import ip_address
 from itertools import chain, groupby
 from typing import Any
 
-from .. import values
-from ..config import Config
-from ..errors import BadCall, Mistake
-from ..explain import (
-    Address,
+from ..analysis.packet_walk import (
     Direction,
     Packet,
     Visit,
@@ -23,12 +19,17 @@ from ..explain import (
     sentence,
     walk,
 )
-from ..flags import Flag, split
-from ..kernel.host import addresses, is_global
-from ..text import rule_text
-from .scenes import LIVE, live_backends, scene_of
-from .screen import WIDTH
+from ..config import values
+from ..config.command_line import split
+from ..config.config import Config
+from ..config.flags import Flag
+from ..errors import BadCall, Mistake
+from ..kernel.routing.addresses import addresses, is_global
+from ..rules.iptables_save import rule_text
+from ..rules.networks import Address
+from .pod_network import LIVE, live_backends, pod_network_of
 from .session import print_text, session, wanted_rulesets
+from .terminal import WIDTH
 
 INDENT = " " * 6
 SOME_PORT = 40000
@@ -98,9 +99,9 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
         rulesets = wanted_rulesets(config)
         wanted = next(r for r in rulesets if r.family is packet.family)
         live = live_backends(config, rulesets) if _given(config, "live", False) else ()
-        scene = scene_of(wanted, own, *live)
-        result = walk(scene, packet)
-        others = alternatives(scene, packet)
+        pod_network = pod_network_of(wanted, own, *live)
+        result = walk(pod_network, packet)
+        others = alternatives(pod_network, packet)
         as_text = _json if config.output == "json" else _text
         print_text(as_text(packet, result, others))
     return 0

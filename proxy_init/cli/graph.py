@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from .. import values
-from ..flags import Flag
+from ..config import values
+from ..config.flags import Flag
 from ..graph.draw import drawings
 from ..graph.drawing import Drawing
-from .screen import on_screen
 from .session import print_text, session, wanted_rulesets
+from .terminal import on_screen
 
 
 def _format(item: str) -> str:

@@ -4,10 +4,10 @@ import os
 import sys
 
 from .. import __version__
+from ..config.command_line import split
 from ..errors import BadCall, ProxyInitError
-from ..flags import split
 from . import apply
-from .termination import leave_last_words
+from .termination_log import leave_last_words
 
 
 def main() -> int:
@@ -43,12 +43,12 @@ def _run(words: list[str]) -> int:
         print(__version__)
         return 0
     if words and not words[0].startswith("-"):
-        from .app import COMMANDS, run
+        from .commands import COMMANDS, run
 
         if words[0] in COMMANDS:
             return run(words)
     elif "help" in given:
-        from .app import run
+        from .commands import run
 
         return run(["--help"])
     return apply.run(words, os.environ)

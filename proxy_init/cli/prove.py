@@ -8,23 +8,24 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from .. import values
-from ..config import Config, settle
+from ..analysis.packet_classes import POD, STRANGER, Sample
+from ..analysis.packet_walk import PodNetwork, Walk, sentence
+from ..analysis.promises import known_weakness
+from ..analysis.prove import Counterexample, Difference, Proof, compare, prove
+from ..config import values
+from ..config.config import Config, settle
+from ..config.flags import Flag
+from ..config.read import read_config
 from ..errors import BadCall, Mistake
-from ..explain import Scene, Walk, sentence
-from ..flags import Flag
 from ..frozen import replace
-from ..kernel.host import Host, global_addresses
-from ..model import Family, Rule
-from ..promises import known_weakness
-from ..prove import Counterexample, Difference, Proof, compare, prove
-from ..reading import read_config
-from ..text import rule_text
-from ..trials import POD, STRANGER, Trial
+from ..kernel.routing.addresses import global_addresses
+from ..kernel.system.host import Host
+from ..rules.iptables_save import rule_text
+from ..rules.model import Family, Rule
 from .explain import explain_call, flags_of
-from .scenes import LIVE, live_backends, scene_of
-from .screen import WIDTH
+from .pod_network import LIVE, live_backends, pod_network_of
 from .session import print_text, session, wanted_rulesets
+from .terminal import WIDTH
 
 BROKEN = 3
 
@@ -47,27 +48,29 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Print what was shown, and give 0; or counterexamples, or differences, and give 3."""
     with session(words, environ, OPTIONS) as config:
         live = "live" in config.own and values.switch(config.own["live"].text)
-        scenes = _scenes(config, live)
+        pod_networks = _scenes(config, live)
         again = _Again((*flags_of(words, OPTIONS), *(["--live"] if live else [])))
         if "against" in config.own:
             other_words = _other_words(config.own["against"].text)
             other = _other_config(other_words, environ)
-            classes, differences = compare([config, other], scenes, _scenes(other, live=False))
+            classes, differences = compare(
+                [config, other], pod_networks, _scenes(other, live=False)
+            )
             against = _Again(tuple(flags_of(other_words, OPTIONS)))
             found = _differences(classes, differences, again, against)
             status = BROKEN if differences else 0
         else:
-            proof = prove(config, scenes)
+            proof = prove(config, pod_networks)
             found = _proof(config, proof, again)
             status = BROKEN if proof.counterexamples else 0
         print_text(json.dumps(found, indent=2) + "\n" if config.output == "json" else _text(found))
     return status
 
 
-def _scenes(config: Config, live: bool) -> Mapping[Family, Scene]:
+def _scenes(config: Config, live: bool) -> Mapping[Family, PodNetwork]:
     rulesets = wanted_rulesets(config)
     backends = live_backends(config, rulesets) if live else ()
-    return {ruleset.family: scene_of(ruleset, frozenset(), *backends) for ruleset in rulesets}
+    return {ruleset.family: pod_network_of(ruleset, frozenset(), *backends) for ruleset in rulesets}
 
 
 def _other_config(words: Sequence[str], environ: Mapping[str, str]) -> Config:
@@ -93,10 +96,10 @@ class _Again:
 
     flags: tuple[str, ...]
 
-    def __call__(self, trial: Trial) -> str:
+    def __call__(self, sample: Sample) -> str:
         """The call that shows the way of this packet."""
-        packet, pod = trial.packet, trial.packet.destination
-        if not trial.journey.local:
+        packet, pod = sample.packet, sample.packet.destination
+        if not sample.journey.local:
             pod = next(a[packet.family] for a in (POD, STRANGER) if a[packet.family] != pod)
         return explain_call(self.flags, packet, "--pod-address", str(pod))
 
@@ -117,10 +120,10 @@ def _proof(config: Config, proof: Proof, again: _Again) -> dict[str, Any]:
     """What prove says, as JSON has it."""
 
     def weakness(each: Counterexample) -> str | None:
-        return known_weakness(config, each.trial.journey, each.trial.packet)
+        return known_weakness(config, each.sample.journey, each.sample.packet)
 
     def sort(each: Counterexample) -> Hashable:
-        return each.promise, each.trial.journey, _decisive(each.walk), weakness(each)
+        return each.promise, each.sample.journey, _decisive(each.walk), weakness(each)
 
     return {
         "holds": not proof.counterexamples,
@@ -130,8 +133,8 @@ def _proof(config: Config, proof: Proof, again: _Again) -> dict[str, Any]:
                 "promise": each.promise.sentence,
                 "known_weakness": weakness(each),
                 "classes": times,
-                **_verdict(each.trial, each.walk),
-                "explain": again(each.trial),
+                **_verdict(each.sample, each.walk),
+                "explain": again(each.sample),
             }
             for each, times in _groups(proof.counterexamples, sort)
         ],
@@ -157,15 +160,15 @@ def _differences(
     """What prove --against says, as JSON has it."""
 
     def sort(each: Difference) -> Hashable:
-        return each.trial.journey, *((w.verdict, _decisive(w)) for w in (each.ours, each.theirs))
+        return each.sample.journey, *((w.verdict, _decisive(w)) for w in (each.ours, each.theirs))
 
     return {
         "classes": classes,
         "differences": [
             {
                 "classes": times,
-                "these": {**_verdict(each.trial, each.ours), "explain": again(each.trial)},
-                "those": {**_verdict(each.trial, each.theirs), "explain": against(each.trial)},
+                "these": {**_verdict(each.sample, each.ours), "explain": again(each.sample)},
+                "those": {**_verdict(each.sample, each.theirs), "explain": against(each.sample)},
             }
             for each, times in _groups(differences, sort)
         ],
@@ -176,12 +179,12 @@ def _decisive(found: Walk) -> Rule | None:
     return found.decided_by.rule if found.decided_by else None
 
 
-def _verdict(trial: Trial, found: Walk) -> dict[str, Any]:
+def _verdict(sample: Sample, found: Walk) -> dict[str, Any]:
     return {
         "verdict": found.outcome.value,
         "by": found.by,
         "port": found.port,
-        "sentence": sentence(trial.packet, found),
+        "sentence": sentence(sample.packet, found),
     }
 
 

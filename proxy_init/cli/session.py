@@ -5,13 +5,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from ..config import OLD_RULES, Config, settle
+from ..config.config import OLD_RULES, Config, settle
+from ..config.flags import Flag
+from ..config.read import read_config
 from ..errors import ApplyFailed, BadCall, ProxyInitError
-from ..flags import Flag
-from ..kernel.host import Host, global_addresses, has_ipv6
+from ..kernel.routing.addresses import global_addresses, has_ipv6
+from ..kernel.system.host import Host
 from ..log import logger
-from ..model import Family, Ruleset
-from ..reading import read_config
+from ..rules.model import Family, Ruleset
 from ..rulesets import build
 
 
@@ -29,7 +30,7 @@ def session(
     logger.set_up(config.log_level, config.log_as_json)
     try:
         if config.network_namespace is not None:
-            from ..kernel.namespace import enter
+            from ..kernel.system.namespace import enter
 
             enter(config.network_namespace, config.network_namespace_source)
         if not config.cleanup_only:

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from ..config import Mode
-from ..kernel.apply import Finding, Orders, apply
-from ..kernel.backend import Part, choose
+from ..config.config import Mode
+from ..kernel.apply import ApplyOptions, Finding, apply
+from ..kernel.backend import Task
+from ..kernel.choice import choose
 from .session import print_text, session, wanted_rulesets
 
 DIFFERENT = 3
@@ -20,23 +21,23 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
         rulesets = wanted_rulesets(config)
         choice = choose(config.backend, rulesets, write=False)
         choice.load()
-        parts = choice.parts(rulesets)
+        tasks = choice.tasks(rulesets)
         # Each table is read as a whole, so there is no need for the lock.
-        orders = Orders(config.policy_route, thorough=True, write=False)
-        apply(parts, findings.extend, orders)
+        options = ApplyOptions(config.policy_route, thorough=True, write=False)
+        apply(tasks, findings.extend, options)
         lines = [line for finding in findings for line in finding.difference]
         if config.output == "json":
-            print_text(_as_json(parts, findings))
+            print_text(_as_json(tasks, findings))
         else:
             print_text("".join(f"{line}\n" for line in lines))
         return DIFFERENT if lines else 0
 
 
-def _as_json(parts: Sequence[Part], findings: Sequence[Finding]) -> str:
+def _as_json(tasks: Sequence[Task], findings: Sequence[Finding]) -> str:
     """By family: whether all is in place, and the lines of the text's diff."""
-    lines: dict[str, list[str]] = {part.ruleset.family.title: [] for part in parts}
-    for part, finding in zip(parts, findings, strict=True):
-        lines[part.ruleset.family.title] += finding.difference
+    lines: dict[str, list[str]] = {task.ruleset.family.title: [] for task in tasks}
+    for task, finding in zip(tasks, findings, strict=True):
+        lines[task.ruleset.family.title] += finding.difference
     families = {
         family: {"in_place": not difference, "diff": difference}
         for family, difference in lines.items()

@@ -5,16 +5,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from ..config import Config
+from ..analysis.packet_walk import Direction
+from ..analysis.probe_plan import Judged, Result, destinations, in_words, ports, probes, the_proxy
+from ..config.config import Config
 from ..errors import ValidationFailed
-from ..explain import Direction
 from ..log import logger
-from ..model import Ruleset
-from ..validate import Judged, Result, destinations, in_words, ports, probes, the_proxy
+from ..rules.model import Ruleset
 from .explain import explain_call, flags_of
-from .scenes import scene_of
-from .screen import on_screen
+from .pod_network import pod_network_of
 from .session import print_text, session, wanted_rulesets
+from .terminal import on_screen
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -50,7 +50,7 @@ def after_applying(config: Config, rulesets: Sequence[Ruleset], words: Sequence[
 
 def _validated(config: Config, rulesets: Sequence[Ruleset]) -> list[Judged]:
     """Make the probes of all families. Raises ApplyFailed."""
-    from ..kernel.probe import make, surroundings
+    from ..kernel.probing.probe import make, surroundings
 
     wanted = [ruleset for ruleset in rulesets if ruleset.tables]
     if not wanted:
@@ -58,9 +58,13 @@ def _validated(config: Config, rulesets: Sequence[Ruleset]) -> list[Judged]:
         return []
     around = surroundings([to for each in wanted for to in destinations(config, each.family)])
     own = frozenset(around.addresses)
-    scenes = {each.family: scene_of(each, own) for each in wanted}
-    planned = [p for family, scene in scenes.items() for p in probes(config, family, scene, around)]
-    listening = {family: ports(config, scene) for family, scene in scenes.items()}
+    pod_networks = {each.family: pod_network_of(each, own) for each in wanted}
+    planned = [
+        p
+        for family, pod_network in pod_networks.items()
+        for p in probes(config, family, pod_network, around)
+    ]
+    listening = {family: ports(config, pod_network) for family, pod_network in pod_networks.items()}
     return make(planned, listening, the_proxy(config, around.own), config.probe_timeout)
 
 

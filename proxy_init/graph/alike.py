@@ -2,8 +2,10 @@
 
 from functools import partial
 
-from ..matches import Destination, Match, Network, Source, Tproxy
-from ..model import BUILT_IN, Family, Rule, Ruleset
+from ..rules.matches import Destination, Match, Source
+from ..rules.model import BUILT_IN, Family, Rule, Ruleset
+from ..rules.networks import Network
+from ..rules.targets import Tproxy
 
 
 def alike(one: Ruleset, other: Ruleset) -> bool:

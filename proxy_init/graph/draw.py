@@ -4,13 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import assert_never
 
-from ..matches import (
-    Comment,
+from ..rules.matches import Comment, Destination, Protocol
+from ..rules.model import BUILT_IN, Chain, Rule, Ruleset, Table
+from ..rules.targets import (
     ConntrackZone,
-    Destination,
     Goto,
     Jump,
-    Protocol,
     Redirect,
     Reject,
     RestoreMark,
@@ -21,8 +20,7 @@ from ..matches import (
     UnknownTarget,
     Verdict,
 )
-from ..model import BUILT_IN, Chain, Rule, Ruleset, Table
-from ..words import matches_in_words, printable, target_in_words
+from ..rules.wording import matches_in_words, printable, target_in_words
 from .alike import alike
 from .drawing import ROUTE, Box, Drawing, Fate, Frame, Place, Row
 

@@ -10,14 +10,14 @@ from functools import partial
 from ..errors import ApplyFailed, ProxyInitError
 from ..frozen import frozen
 from ..log import logger
-from ..model import BUILT_IN, Family, PolicyRoute, Ruleset, Table
-from ..ownership import Ours, ours_in
-from ..reconcile import TableEdit, arrange, edit, edited
-from ..text import table_text
-from .backend import Backend, Part, tables_there
-from .refusal import NO_SUCH_TABLE, KernelRefused
-from .routing import Routes, Step, has_passthrough_address
-from .workers import Here, Worker, side_by_side
+from ..rules.iptables_save import table_text
+from ..rules.model import BUILT_IN, Family, PolicyRoute, Ruleset, Table
+from ..rules.ownership import Ours, ours_in
+from ..rules.reconcile import TableEdit, arrange, edit, edited
+from .backend import Backend, Task, tables_there
+from .routing.policy_routes import Routes, Step, has_passthrough_address
+from .system.refusal import NO_SUCH_TABLE, KernelRefused
+from .system.workers import InProcess, Worker, side_by_side
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ MOST_TRIES = 100
 
 
 @frozen
-class Orders:
+class ApplyOptions:
     """How to go about it.
 
     `policy_route` is what the flags name, whether it is wanted or not. `force` writes what is in
@@ -49,7 +49,7 @@ class Orders:
 
 @frozen
 class Finding:
-    """What one part of the kernel has to do with what is wanted."""
+    """What one task of the kernel has to do with what is wanted."""
 
     holds_ours: bool
     """Whether anything of ours is there."""
@@ -61,7 +61,7 @@ class Finding:
     """Routing that no rule relies on any more, taken away after them."""
     difference: tuple[str, ...]
     """A unified diff, kernel against wanted, of iptables-save text and routing; where nothing of
-    ours is there, only if orders were thorough."""
+    ours is there, only if options were thorough."""
 
     @property
     def differs(self) -> bool:
@@ -70,56 +70,56 @@ class Finding:
 
 
 def apply(
-    parts: Sequence[Part],
+    tasks: Sequence[Task],
     decide: Callable[[Sequence[Finding]], None],
-    orders: Orders,
+    options: ApplyOptions,
 ) -> bool:
-    """Read all parts, show `decide` what was found, and write; gives whether anything was.
+    """Read all tasks, show `decide` what was found, and write; gives whether anything was.
 
-    Every part takes each step before any takes the next: routes that rules rely on, the tables,
+    Every task takes each step before any takes the next: routes that rules rely on, the tables,
     those in which nothing of ours stays, routes that none relies on any more. Whatever `decide`
     raises ends it before anything changes.
     Raises ApplyFailed or NodeCannot; then the kernel is as it was found.
     """
-    parts = [part for part in parts if _may_concern(part, orders)]
-    if orders.thorough or any(part.ruleset.routing.policy_route for part in parts):
-        from .netlink import load
+    tasks = [task for task in tasks if _may_concern(task, options)]
+    if options.thorough or any(task.ruleset.routing.policy_route for task in tasks):
+        from .routing.rtnetlink import load
 
         load()  # before the children, which share it
     with ExitStack() as stack:
 
-        def workers(*steps: Callable[[Part], Iterator[T]]) -> list[Worker[T]]:
+        def workers(*steps: Callable[[Task], Iterator[T]]) -> list[Worker[T]]:
             return [
-                stack.enter_context(Worker(part.title, partial(work, part)))
-                for part, work in zip(parts, steps, strict=True)
+                stack.enter_context(Worker(task.title, partial(work, task)))
+                for task, work in zip(tasks, steps, strict=True)
             ]
 
-        working: Sequence[Worker[Finding | None] | Here[Finding | None]]
-        if len(parts) == 1:
-            working = [Here(partial(_steps, parts[0], orders))]
+        working: Sequence[Worker[Finding | None] | InProcess[Finding | None]]
+        if len(tasks) == 1:
+            working = [InProcess(partial(_steps, tasks[0], options))]
         else:
-            working = workers(*[partial(_steps, orders=orders)] * len(parts))
+            working = workers(*[partial(_steps, options=options)] * len(tasks))
         found = [finding for finding in side_by_side(working) if finding]
         decide(found)
-        if not orders.write or not any(finding.differs for finding in found):
+        if not options.write or not any(finding.differs for finding in found):
             return False
         try:
             for _ in ("routing that rules rely on", "tables", "tables to leave", "other routing"):
                 side_by_side(working)
         except BaseException:
-            # In new processes: one that failed may be gone, with a part of its work done.
+            # In new processes: one that failed may be gone, with a task of its work done.
             _take_back_all(workers(*(partial(_take_back, finding=finding) for finding in found)))
             raise
         return True
 
 
-def _may_concern(part: Part, orders: Orders) -> bool:
-    """Whether a part may have anything to do; a child that finds nothing takes 3 ms."""
-    ruleset = part.ruleset
+def _may_concern(task: Task, options: ApplyOptions) -> bool:
+    """Whether a task may have anything to do; a child that finds nothing takes 3 ms."""
+    ruleset = task.ruleset
     return (
         ruleset != Ruleset(ruleset.family)
-        or orders.thorough
-        or bool(tables_there(part.backend, ruleset.family))
+        or options.thorough
+        or bool(tables_there(task.backend, ruleset.family))
         or (ruleset.family is Family.V6 and has_passthrough_address())
     )
 
@@ -132,14 +132,14 @@ def _take_back_all(workers: Sequence[Worker[None]]) -> None:
         logger.error("not all that was written could be taken back: %s", error)
 
 
-def _steps(part: Part, orders: Orders) -> Iterator[Finding | None]:
-    """One part's work: look, and give what was found; then write."""
-    ruleset = part.ruleset
-    tables, routes = part.tables(), Routes(ruleset.family)
+def _steps(task: Task, options: ApplyOptions) -> Iterator[Finding | None]:
+    """One task's work: look, and give what was found; then write."""
+    ruleset = task.ruleset
+    tables, routes = task.tables(), Routes(ruleset.family)
     try:
-        present = list(present_tables(tables, ruleset, orders.write))
-        edits = list(_edits(present, ruleset, orders))
-        finding = _finding(present, edits, routes, part, orders)
+        present = list(present_tables(tables, ruleset, options.write))
+        edits = list(_edits(present, ruleset, options))
+        finding = _finding(present, edits, routes, task, options)
         yield finding
         # What libxtables objects to, it objects to here, before anything is changed.
         for _, change in edits:
@@ -151,7 +151,7 @@ def _steps(part: Part, orders: Orders) -> Iterator[Finding | None]:
         turns = (finding.before, ()) if ruleset.tables else ((), finding.before)
         for names in turns:
             for name in names:
-                _commit(tables, name, partial(_edit_for, ruleset, orders))
+                _commit(tables, name, partial(_edit_for, ruleset, options))
             yield None
         for step in finding.deleted:
             routes.take(step)
@@ -159,13 +159,13 @@ def _steps(part: Part, orders: Orders) -> Iterator[Finding | None]:
     except KernelRefused as refused:
         from .diagnose import explained
 
-        raise explained(refused, part) from refused
+        raise explained(refused, task) from refused
 
 
-def _take_back(part: Part, finding: Finding) -> Iterator[None]:
+def _take_back(task: Task, finding: Finding) -> Iterator[None]:
     """Put back what was found, wherever something else is there now; the last step first."""
-    ruleset = part.ruleset
-    tables, routes = part.tables(), Routes(ruleset.family)
+    ruleset = task.ruleset
+    tables, routes = task.tables(), Routes(ruleset.family)
     try:
         for step in reversed(finding.deleted):
             routes.take_back(step)
@@ -176,7 +176,7 @@ def _take_back(part: Part, finding: Finding) -> Iterator[None]:
     except KernelRefused as refused:
         from .diagnose import explained
 
-        raise explained(refused, part) from refused
+        raise explained(refused, task) from refused
     yield None
 
 
@@ -201,11 +201,11 @@ def present_tables(tables: Tables, ruleset: Ruleset, write: bool) -> Iterator[Ta
 
 
 def _edits(
-    present: Sequence[Table], ruleset: Ruleset, orders: Orders
+    present: Sequence[Table], ruleset: Ruleset, options: ApplyOptions
 ) -> Iterator[tuple[Table, TableEdit]]:
     """The tables that have to change, each with how."""
     for table in present:
-        change = _edit_for(ruleset, orders, table)
+        change = _edit_for(ruleset, options, table)
         if change is not None:
             yield table, change
 
@@ -214,20 +214,20 @@ def _finding(
     present: Sequence[Table],
     edits: Sequence[tuple[Table, TableEdit]],
     routes: Routes,
-    part: Part,
-    orders: Orders,
+    task: Task,
+    options: ApplyOptions,
 ) -> Finding:
-    ruleset = part.ruleset
+    ruleset = task.ruleset
     # Whatever made a policy route of our kind used the table mangle in this namespace.
     look = (
-        orders.thorough
+        options.thorough
         or any(table.name == "mangle" for table in present)
         or any("mangle" in tables_there(backend, ruleset.family) for backend in Backend)
     )
     added: tuple[Step, ...] = ()
     deleted: tuple[Step, ...] = ()
-    if part.with_routing:
-        added, deleted = routes.plan(ruleset.routing, orders.policy_route, look)
+    if task.with_routing:
+        added, deleted = routes.plan(ruleset.routing, options.policy_route, look)
     ours = {table.name: ours_in(table, ruleset.table(table.name)) for table in present}
     holds_ours = any(ours.values()) or bool(deleted)
     changing = [table.name for table, _ in edits]
@@ -236,7 +236,7 @@ def _finding(
         {name: ours[name] for name in sorted(changing, key=partial(_turn, ruleset))},
         added,
         deleted,
-        tuple(_difference(part, edits, added, deleted)) if holds_ours or orders.thorough else (),
+        tuple(_difference(task, edits, added, deleted)) if holds_ours or options.thorough else (),
     )
 
 
@@ -255,7 +255,7 @@ def _turn(ruleset: Ruleset, name: str) -> int:
 
 
 def _difference(
-    part: Part,
+    task: Task,
     edits: Sequence[tuple[Table, TableEdit]],
     added: Sequence[Step],
     deleted: Sequence[Step],
@@ -263,7 +263,7 @@ def _difference(
     for table, change in edits:
         from difflib import unified_diff
 
-        label = f"{part.title} {table.name}"
+        label = f"{task.title} {table.name}"
         yield from unified_diff(
             table_text(table).splitlines(),
             table_text(edited(table, change)).splitlines(),
@@ -271,13 +271,13 @@ def _difference(
             f"{label}, wanted",
             lineterm="",
         )
-    yield from (f"-{part.title} {step.undo}" for step in deleted)
-    yield from (f"+{part.title} {step}" for step in added)
+    yield from (f"-{task.title} {step.undo}" for step in deleted)
+    yield from (f"+{task.title} {step}" for step in added)
 
 
-def _edit_for(ruleset: Ruleset, orders: Orders, present: Table) -> TableEdit | None:
+def _edit_for(ruleset: Ruleset, options: ApplyOptions, present: Table) -> TableEdit | None:
     wanted = ruleset.table(present.name)
-    return edit(present, arrange(wanted, present), wanted, orders.force)
+    return edit(present, arrange(wanted, present), wanted, options.force)
 
 
 def _commit(tables: Tables, name: str, edit_for: Callable[[Table], TableEdit | None]) -> None:

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from ..counters import Counted, counted
+from ..analysis.counters import Counted, counted
 from .apply import present_tables
-from .backend import Part
+from .backend import Task
 from .diagnose import explained
-from .refusal import KernelRefused
-from .workers import Worker, side_by_side
+from .system.refusal import KernelRefused
+from .system.workers import Worker, side_by_side
 
 
 class Readings:
@@ -24,17 +24,17 @@ class Readings:
 
 
 @contextmanager
-def readings(parts: Sequence[Part]) -> Iterator[Readings]:
-    """Readings of the kernel beside what the parts want, for as long as the block lasts."""
+def readings(tasks: Sequence[Task]) -> Iterator[Readings]:
+    """Readings of the kernel beside what the tasks want, for as long as the block lasts."""
     with ExitStack() as stack:
         yield Readings(
-            [stack.enter_context(Worker(part.title, partial(_read, part))) for part in parts]
+            [stack.enter_context(Worker(task.title, partial(_read, task))) for task in tasks]
         )
 
 
-def _read(part: Part) -> Iterator[tuple[Counted, ...]]:
-    ruleset = part.ruleset
-    tables = part.tables()
+def _read(task: Task) -> Iterator[tuple[Counted, ...]]:
+    ruleset = task.ruleset
+    tables = task.tables()
     try:
         while True:
             # Each table is read as a whole, so there is no need for the lock.
@@ -49,4 +49,4 @@ def _read(part: Part) -> Iterator[tuple[Counted, ...]]:
                 )
             )
     except KernelRefused as refused:
-        raise explained(refused, part) from refused
+        raise explained(refused, task) from refused

@@ -5,18 +5,18 @@ import os
 from collections.abc import Iterator
 
 from ..errors import ApplyFailed, NodeCannot, ProxyInitError
-from ..matches import OwnerGid, OwnerUid
-from ..model import Ruleset
-from .backend import Part
+from ..rules.matches import OwnerGid, OwnerUid
+from ..rules.model import Ruleset
+from .backend import Task
 from .needs import needs
-from .proc import read
-from .refusal import KernelRefused
+from .system.proc import read
+from .system.refusal import KernelRefused
 
 
-def explained(refused: KernelRefused, part: Part) -> ProxyInitError:
+def explained(refused: KernelRefused, task: Task) -> ProxyInitError:
     """The error to show for a refusal: what is missing if anything is, else what was said."""
-    missing = list(what_is_missing(part))
-    ruleset = part.ruleset
+    missing = list(what_is_missing(task))
+    ruleset = task.ruleset
     said = f"{ruleset.family.title} {refused}"
     if missing:
         return NodeCannot("\n".join([f"the kernel refused: {said}", *missing]))
@@ -36,9 +36,9 @@ def explained(refused: KernelRefused, part: Part) -> ProxyInitError:
     return ApplyFailed(f"the kernel refused: {said}")
 
 
-def what_is_missing(part: Part) -> Iterator[str]:
-    """Every capability, table, match and target that a part needs and that is not there."""
-    return (str(need) for need in needs(part, write=True) if need.there is False)
+def what_is_missing(task: Task) -> Iterator[str]:
+    """Every capability, table, match and target that a task needs and that is not there."""
+    return (str(need) for need in needs(task, write=True) if need.there is False)
 
 
 def _unmapped_owners(ruleset: Ruleset) -> str:

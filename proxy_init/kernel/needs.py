@@ -4,15 +4,15 @@ from collections.abc import Iterator, Sequence
 
 from ..errors import NodeCannot
 from ..frozen import frozen
-from ..matches import Destination, InInterface, OutInterface, Protocol, Source
-from ..model import BUILT_IN, Family, Ruleset
-from . import nfnetlink
-from .backend import Backend, Part
-from .capabilities import missing_capabilities
-from .proc import read
-from .refusal import NO_SUCH_TABLE, KernelRefused
-from .routing import Routes
-from .sockopt import extension_errno, lacks_x_tables, table_errno
+from ..rules.matches import Destination, InInterface, OutInterface, Protocol, Source
+from ..rules.model import BUILT_IN, Family, Ruleset
+from .backend import Backend, Task
+from .legacy.sockopt import extension_errno, lacks_x_tables, table_errno
+from .nftables import nfnetlink
+from .routing.policy_routes import Routes
+from .system.capabilities import missing_capabilities
+from .system.proc import read
+from .system.refusal import NO_SUCH_TABLE, KernelRefused
 
 _HIGHEST_REVISION = 4
 # libxtables puts the one in for the other.
@@ -40,13 +40,13 @@ class Need:
         return f"missing {self.kind} {self.name}{family}: {self.remedy}"
 
 
-def needs(part: Part, write: bool) -> Iterator[Need]:
-    """All that a part needs, but for the node's user namespace and its policy routing.
+def needs(task: Task, write: bool) -> Iterator[Need]:
+    """All that a task needs, but for the node's user namespace and its policy routing.
 
     Unless we are to `write`, no table is brought into being by asking. Without the capabilities,
     the rest can't be found out, and is left out.
     """
-    backend, family = part.backend, part.ruleset.family
+    backend, family = task.backend, task.ruleset.family
     missing = [name for name in backend.capabilities if name in missing_capabilities()]
     remedy = (
         "give the init container securityContext.capabilities."
@@ -60,10 +60,10 @@ def needs(part: Part, write: bool) -> Iterator[Need]:
     yield _software(backend)
     if missing:
         return
-    for table in part.ruleset.tables:
+    for table in task.ruleset.tables:
         yield _table(backend, family, table.name, write)
     unasked = backend is Backend.LEGACY and lacks_x_tables(family)
-    for kind, name in sorted(_extensions(part.ruleset)):
+    for kind, name in sorted(_extensions(task.ruleset)):
         revision = highest_revision(backend, family, kind, name)
         there = None if unasked else revision is not None
         module = _MODULES.get(name, f"xt_{name}")
@@ -88,7 +88,7 @@ def neither_works(rulesets: Sequence[Ruleset], lacking: str) -> NodeCannot | Non
     missing = [
         f"backend nft: {need}"
         for ruleset in rulesets
-        for need in needs(Part(ruleset, Backend.NFT), write=False)
+        for need in needs(Task(ruleset, Backend.NFT), write=False)
         if need.there is False
     ]
     if not missing:

@@ -1,9 +1,9 @@
 """The rule sets: each module turns a Config into what one family must hold."""
 
-from ..config import Config, Mode
+from ..config.config import Config, Mode
 from ..frozen import replace
-from ..matches import Comment
-from ..model import Chain, Family, Rule, Ruleset, Table
+from ..rules.matches import Comment
+from ..rules.model import Chain, Family, Rule, Ruleset, Table
 from . import current, istio_1_0
 
 

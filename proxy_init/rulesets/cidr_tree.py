@@ -16,8 +16,10 @@ from ipaddress import collapse_addresses, ip_network
 from itertools import count
 
 from ..frozen import frozen
-from ..matches import Destination, Goto, Network
-from ..model import Rule
+from ..rules.matches import Destination
+from ..rules.model import Rule
+from ..rules.networks import Network
+from ..rules.targets import Goto
 
 LONG = 500
 """What is longer is a tree. As a list, so many cost each new connection 2 µs, a tenth of what it

@@ -5,22 +5,12 @@ IPv4 only, but for the chain INPUT of IPv6, which lets nothing in that would byp
 
 from collections.abc import Iterator
 
-from ..config import EVERYTHING, Config, Mode
-from ..matches import (
-    ACCEPT,
-    RETURN,
-    Destination,
-    DestinationPort,
-    Match,
-    OwnerGid,
-    OwnerUid,
-    Reject,
-    Socket,
-    State,
-)
-from ..model import Chain, Family, Routing, Rule, Ruleset, Table
+from ..config.config import EVERYTHING, Config, Mode
+from ..rules.matches import Destination, DestinationPort, Match, OwnerGid, OwnerUid, Socket, State
+from ..rules.model import Chain, Family, Routing, Rule, Ruleset, Table
+from ..rules.targets import ACCEPT, RETURN, Reject
 from .cidr_tree import Tree
-from .current import (
+from .common import (
     DIVERT,
     IN_REDIRECT,
     OUTPUT,

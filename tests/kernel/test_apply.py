@@ -12,7 +12,7 @@ from shlex import join
 import pytest
 
 from pods import ENVIRONMENT, make_pod, namespace
-from proxy_init.model import Family
+from proxy_init.rules.model import Family
 from tests.foreign import (
     NONE_MADE,
     counted,

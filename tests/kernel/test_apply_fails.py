@@ -19,12 +19,11 @@ import pytest
 from pods import ENVIRONMENT, namespace
 from proxy_init.kernel import apply, needs
 from proxy_init.kernel.backend import Backend
-from proxy_init.kernel.libiptc import Tables
-from proxy_init.kernel.refusal import KernelRefused
-from proxy_init.kernel.sockopt import table_errno
-from proxy_init.model import Family, Table
-from tests.foreign import NONE_MADE, counted, plant, surround, tables_made, with_counts
-from tests.obstacles import (
+from proxy_init.kernel.legacy.libiptc import Tables
+from proxy_init.kernel.legacy.sockopt import table_errno
+from proxy_init.kernel.system.refusal import KernelRefused
+from proxy_init.rules.model import Family, Table
+from tests.fault_injection import (
     NET_ADMIN,
     NET_RAW,
     called,
@@ -36,6 +35,7 @@ from tests.obstacles import (
     run_with,
     told,
 )
+from tests.foreign import NONE_MADE, counted, plant, surround, tables_made, with_counts
 from tests.running import BOTH, Result, both_backends, program, run_here, run_in, saved, with_rules
 
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")

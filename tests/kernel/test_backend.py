@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from pods import connect, listener, make_pod, namespace
-from proxy_init.kernel import needs, nft
+from proxy_init.kernel import needs
 from proxy_init.kernel.backend import Backend
-from proxy_init.model import Family
+from proxy_init.kernel.nftables import nft
+from proxy_init.rules.model import Family
+from tests.fault_injection import NET_ADMIN, NET_RAW, replace, run_patched, run_with, told
 from tests.foreign import NONE_MADE, tables_made
 from tests.no_legacy import take_away_every_legacy_table, take_away_legacy_tables
-from tests.obstacles import NET_ADMIN, NET_RAW, replace, run_patched, run_with, told
 from tests.running import BOTH, Result, by_table, fresh_namespace, run_in, with_rules
 from tests.schemas import read_json
 
@@ -118,7 +119,7 @@ def test_a_take_over_that_fails_leaves_the_old_one_as_it_was(
     fresh: str, old: Backend, new: Backend
 ) -> None:
     from proxy_init.kernel import apply
-    from proxy_init.kernel.refusal import KernelRefused
+    from proxy_init.kernel.system.refusal import KernelRefused
 
     assert run_in(fresh, *TPROXY, "--backend", old.value).status == 0
     before = held(fresh, old)

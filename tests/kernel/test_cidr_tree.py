@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pods import Pod, connect, listener, make_pod, namespace
-from proxy_init.model import Family
+from proxy_init.rules.model import Family
 from tests.running import (
     BOTH,
     both_backends,

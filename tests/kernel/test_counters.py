@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pods import ENVIRONMENT, Pod, connect, make_pod, namespace
-from proxy_init.model import Family
+from proxy_init.rules.model import Family
 from tests.foreign import NONE_MADE, counted, load, plant, run, tables_made, with_counts
 from tests.running import (
     BOTH,

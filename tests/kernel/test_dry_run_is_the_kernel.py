@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import example, given, settings
 
-from proxy_init.model import Family
+from proxy_init.rules.model import Family
 from tests.running import (
     BOTH,
     both_backends,

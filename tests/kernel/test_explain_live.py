@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pods import ENVIRONMENT, TIMEOUT, connect, listener, make_pod, namespace
-from proxy_init.model import Family
+from proxy_init.rules.model import Family
 from tests.running import backend_under_test, both_backends, fresh_namespace, program, run_in
 from tests.schemas import read_json
 

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from pods import namespace
-from proxy_init.kernel import routing
-from proxy_init.kernel.netlink import Netlink
-from proxy_init.kernel.refusal import KernelRefused
-from proxy_init.model import Family
+from proxy_init.kernel.routing import policy_routes
+from proxy_init.kernel.routing.rtnetlink import Netlink
+from proxy_init.kernel.system.refusal import KernelRefused
+from proxy_init.rules.model import Family
+from tests.fault_injection import replace, replace_in_tables, run_patched, told
 from tests.foreign import plant, run, surround, whole, without_priorities
-from tests.obstacles import replace, replace_in_tables, run_patched, told
 from tests.running import Result, both_backends, fresh_namespace, program, run_in
 
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "-c", "eth0", "--ipv6")
@@ -103,7 +103,7 @@ class Saboteur:
             replace_in_tables(name, self._on_a_table(name))
         replace(Netlink, "get", self._on_get)
         replace(Netlink, "change", self._on_change)
-        replace(routing, "change_passthrough_address", self._on_address)
+        replace(policy_routes, "change_passthrough_address", self._on_address)
 
     def _on_a_table(self, name: str) -> Callable[..., object]:
         def step(real: Callable[..., object], tables: Any, what: Any) -> object:
@@ -263,7 +263,7 @@ def test_what_somebody_else_does_just_before_us_is_done(
 
     def patch() -> None:
         replace(Netlink, "change", hasty)
-        replace(routing, "change_passthrough_address", hasty)
+        replace(policy_routes, "change_passthrough_address", hasty)
 
     result = run_patched(fresh, patch, *new)
     assert result.status == 0, result.stderr

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from pods import namespace
-from proxy_init.kernel.libiptc import load
-from proxy_init.kernel.namespace import enter
+from proxy_init.kernel.legacy.libiptc import load
+from proxy_init.kernel.system.namespace import enter
 from tests.running import (
     BOTH,
     UNTIL_ADDRESSES_HAVE_ROUTES,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pods import namespace
-from proxy_init.kernel.netlink import Netlink, connected
+from proxy_init.kernel.routing.rtnetlink import Netlink, connected
 
 FAMILIES: dict[int, str] = {socket.AF_INET: "-4", socket.AF_INET6: "-6"}
 INTERRUPTED = 0x10  # NLM_F_DUMP_INTR, linux/netlink.h

@@ -6,16 +6,16 @@ from contextlib import ExitStack
 import pytest
 
 from pods import ENVIRONMENT, Pod, connect, listener, make_pod
-from proxy_init.config import settle
-from proxy_init.explain import Direction, Scene, walk
-from proxy_init.kernel.host import Host
-from proxy_init.model import Family, Ruleset
-from proxy_init.prove import Counterexample, prove
-from proxy_init.reading import read_config
+from proxy_init.analysis.packet_classes import FAR, POD
+from proxy_init.analysis.packet_walk import Direction, PodNetwork, walk
+from proxy_init.analysis.prove import Counterexample, prove
+from proxy_init.config.config import settle
+from proxy_init.config.read import read_config
+from proxy_init.kernel.system.host import Host
+from proxy_init.rules.iptables_save import ruleset_text
+from proxy_init.rules.model import Family, Ruleset
 from proxy_init.rulesets import build
-from proxy_init.text import ruleset_text
-from proxy_init.trials import FAR, POD
-from tests.damage import damaged
+from tests.damaged_rules import damaged
 from tests.running import both_backends, program, restored, run_in
 
 OUTBOUND, INBOUND, TUNNEL = 15001, 15006, 15008
@@ -40,9 +40,9 @@ def pod() -> Iterator[Pod]:
 
 def can_be_sent(example: Counterexample) -> bool:
     """Whether the test's pod can send such a packet: nobody else's address, no mark."""
-    packet, family = example.trial.packet, example.trial.packet.family
+    packet, family = example.sample.packet, example.sample.packet.family
     out = packet.direction is Direction.OUT
-    to = {POD[family]} if example.trial.journey.local else {FAR[family]} if out else set()
+    to = {POD[family]} if example.sample.journey.local else {FAR[family]} if out else set()
     return (
         packet.destination in to
         and packet.interface in ("lo", "eth0")
@@ -54,7 +54,7 @@ def can_be_sent(example: Counterexample) -> bool:
 
 def captured_by(pod: Pod, example: Counterexample) -> int | None:
     """The port of the proxy that gets a real packet; None if the one it is for gets it."""
-    packet = example.trial.packet
+    packet = example.sample.packet
     out = packet.direction is Direction.OUT
     answer = connect(
         pod.namespace if out else pod.outside,
@@ -69,10 +69,10 @@ def captured_by(pod: Pod, example: Counterexample) -> int | None:
     return int(port) if port else None
 
 
-def scene_of(ruleset: Ruleset) -> Scene:
+def pod_network_of(ruleset: Ruleset) -> PodNetwork:
     """The rules in the test's pod."""
     tables = {table.name: table for table in ruleset.tables}
-    return Scene(tables, frozenset(POD.values()), ruleset.routing.policy_route)
+    return PodNetwork(tables, frozenset(POD.values()), ruleset.routing.policy_route)
 
 
 @pytest.mark.parametrize("mode", ["REDIRECT", "TPROXY"])
@@ -86,7 +86,7 @@ def test_the_kernel_confirms_a_counterexample_of_damaged_rules(
     assert run_in(pod.namespace, *flags).status == 0
     confirmed = 0
     for ruleset in damaged(whole):
-        found = prove(config, {family: scene_of(ruleset)}).counterexamples
+        found = prove(config, {family: pod_network_of(ruleset)}).counterexamples
         example = next(filter(can_be_sent, found), None)
         if example is None:
             assert not found, found[0]
@@ -95,7 +95,7 @@ def test_the_kernel_confirms_a_counterexample_of_damaged_rules(
         assert result.returncode == 0, result.stderr
         port = captured_by(pod, example)
         assert port not in example.promise.ends
-        assert port == walk(scene_of(ruleset), example.trial.packet).port
+        assert port == walk(pod_network_of(ruleset), example.sample.packet).port
         confirmed += 1
     assert confirmed >= 10
 

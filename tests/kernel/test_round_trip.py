@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy_init.model import Family
+from proxy_init.rules.model import Family
 from tests.foreign import load, plant, run, surround, whole
 from tests.running import BOTH, both_backends, fresh_namespace, program, run_in
 from tests.strategies import IN_THE_KERNEL, Call, calls

@@ -11,7 +11,7 @@ ONE_FAMILY = (*USUAL, "--no-ipv6")
 # Each takes 1 to 120 ms to load, of the 30 that a run has.
 HEAVY = {"asyncio", "ctypes.util", "dataclasses", "inspect", "json", "logging", "netaddr"}
 HEAVY |= {"pathlib", "pyroute2", "rich", "socket", "subprocess", "sysconfig", "tempfile", "typer"}
-FOR_SOME = {"difflib", "pickle", "proxy_init.kernel.netlink", "traceback", "typing"}
+FOR_SOME = {"difflib", "pickle", "proxy_init.kernel.routing.rtnetlink", "traceback", "typing"}
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ FOR_SOME = {"difflib", "pickle", "proxy_init.kernel.netlink", "traceback", "typi
         (ONE_FAMILY, set()),
         ((*ONE_FAMILY, "-n"), set()),
         ((*USUAL, "--ipv6"), {"pickle"}),
-        ((*ONE_FAMILY, "-m", "TPROXY"), {"proxy_init.kernel.netlink", "typing"}),
+        ((*ONE_FAMILY, "-m", "TPROXY"), {"proxy_init.kernel.routing.rtnetlink", "typing"}),
     ],
     ids=["REDIRECT", "dry run", "two families", "TPROXY"],
 )

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import pytest
 
 # Loaded late by the program; here once, before all its runs.
-import proxy_init.cli.app  # noqa: F401
-from proxy_init.model import Family
+import proxy_init.cli.commands  # noqa: F401
+from proxy_init.rules.model import Family
+from tests.fault_injection import NET_ADMIN, NET_RAW, run_with, told
 from tests.foreign import NONE_MADE, run, tables_made, whole, without_priorities
-from tests.obstacles import NET_ADMIN, NET_RAW, run_with, told
 from tests.running import (
     BOTH,
     Result,

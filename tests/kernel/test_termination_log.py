@@ -11,10 +11,10 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from pods import ENVIRONMENT, namespace
-from proxy_init.kernel.libiptc import Tables
-from proxy_init.kernel.refusal import KernelRefused
+from proxy_init.kernel.legacy.libiptc import Tables
+from proxy_init.kernel.system.refusal import KernelRefused
+from tests.fault_injection import NET_RAW, held_lock, replace, run_patched, run_with, told
 from tests.foreign import run
-from tests.obstacles import NET_RAW, held_lock, replace, run_patched, run_with, told
 from tests.running import Result, run_in
 
 ALL = ("-u", "1337", "-i", "*", "-b", "*", "--ipv6")

@@ -12,10 +12,10 @@ from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
 from pods import ENVIRONMENT, Endpoint, Pod, connect, listener, make_pod, namespace
 from pods.traffic import Protocol
-from proxy_init.kernel.host import Host
-from proxy_init.kernel.libiptc import load
-from proxy_init.model import Family
-from proxy_init.reading import RESOLV_CONF
+from proxy_init.config.read import RESOLV_CONF
+from proxy_init.kernel.legacy.libiptc import load
+from proxy_init.kernel.system.host import Host
+from proxy_init.rules.model import Family
 from tests.running import Result, both_backends, program, run_here
 
 pytestmark = both_backends

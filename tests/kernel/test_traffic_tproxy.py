@@ -24,7 +24,7 @@ from pods import (
     make_router,
 )
 from pods.traffic import Protocol
-from proxy_init.model import Family
+from proxy_init.rules.model import Family
 from tests.running import both_backends, program, run_in
 
 pytestmark = both_backends

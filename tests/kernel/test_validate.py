@@ -22,16 +22,17 @@ import rich.table  # noqa: F401  # before a test lets go of the right to read it
 from hypothesis import example, given, settings
 
 from pods import Pod, listener, make_pod, namespace
-from proxy_init import validate
-from proxy_init.cli.scenes import scene_of
-from proxy_init.config import settle
-from proxy_init.kernel import probe
-from proxy_init.kernel.host import Host, global_addresses
-from proxy_init.model import Family
-from proxy_init.reading import RESOLV_CONF, read_config
+from proxy_init.analysis import probe_plan
+from proxy_init.cli.pod_network import pod_network_of
+from proxy_init.config.config import settle
+from proxy_init.config.read import RESOLV_CONF, read_config
+from proxy_init.kernel.probing import probe
+from proxy_init.kernel.routing.addresses import global_addresses
+from proxy_init.kernel.system.host import Host
+from proxy_init.rules.model import Family
 from proxy_init.rulesets import build
+from tests.fault_injection import NET_ADMIN, NET_RAW, run_with, told
 from tests.foreign import run
-from tests.obstacles import NET_ADMIN, NET_RAW, run_with, told
 from tests.running import (
     BOTH,
     Result,
@@ -323,21 +324,24 @@ def _validation(case: Case) -> Callable[[int], set[Family]]:
     """What gives the families of which a probe fails, within some milliseconds."""
     config = settle(read_config(case.flags, case.environ, Host()), global_addresses())
     rulesets = [ruleset for family in BOTH if (ruleset := build(config, family)).tables]
-    to = [each for ruleset in rulesets for each in validate.destinations(config, ruleset.family)]
+    to = [each for ruleset in rulesets for each in probe_plan.destinations(config, ruleset.family)]
     around = probe.surroundings(to)
     own = frozenset(around.addresses)
-    scenes = {each.family: scene_of(each, own) for each in rulesets}
+    pod_networks = {each.family: pod_network_of(each, own) for each in rulesets}
     planned = [
         each
-        for family, scene in scenes.items()
-        for each in validate.probes(config, family, scene, around)
+        for family, pod_network in pod_networks.items()
+        for each in probe_plan.probes(config, family, pod_network, around)
     ]
-    ports = {family: validate.ports(config, scene) for family, scene in scenes.items()}
+    ports = {
+        family: probe_plan.ports(config, pod_network)
+        for family, pod_network in pod_networks.items()
+    }
 
     def failed(milliseconds: int) -> set[Family]:
-        proxy = validate.the_proxy(config, around.own)
+        proxy = probe_plan.the_proxy(config, around.own)
         judged = probe.make(planned, ports, proxy, milliseconds)
-        wrong = [each for each in judged if each.result is validate.Result.FAILED]
+        wrong = [each for each in judged if each.result is probe_plan.Result.FAILED]
         return {each.probe.packet.family for each in wrong}
 
     return failed

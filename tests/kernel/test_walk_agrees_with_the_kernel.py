@@ -13,12 +13,21 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from pods import TIMEOUT, UNREACHABLE, Pod, connect, listener, make_pod, namespace
-from proxy_init.cli.scenes import live_backends, scene_of
-from proxy_init.config import settle
-from proxy_init.explain import Address, Direction, Outcome, Packet, Scene, Walk, alternatives, walk
-from proxy_init.kernel.host import Host
-from proxy_init.model import BUILT_IN, Family
-from proxy_init.reading import read_config
+from proxy_init.analysis.packet_walk import (
+    Direction,
+    Outcome,
+    Packet,
+    PodNetwork,
+    Walk,
+    alternatives,
+    walk,
+)
+from proxy_init.cli.pod_network import live_backends, pod_network_of
+from proxy_init.config.config import settle
+from proxy_init.config.read import read_config
+from proxy_init.kernel.system.host import Host
+from proxy_init.rules.model import BUILT_IN, Family
+from proxy_init.rules.networks import Address
 from proxy_init.rulesets import build
 from tests.running import backend_under_test, both_backends, restored, run_in
 from tests.strategies import IN_THE_KERNEL, lists
@@ -128,11 +137,11 @@ def own_addresses(pod: Pod) -> frozenset[Address]:
     return frozenset(map(ip_address, own))
 
 
-def scenes(pod: Pod, words: tuple[str, ...]) -> dict[int, Scene]:
+def pod_networks(pod: Pod, words: tuple[str, ...]) -> dict[int, PodNetwork]:
     """What the flags ask for, by IP version."""
     config = settle(read_config(words, {}, Host()), [])
     return {
-        ruleset.family.value: Scene(
+        ruleset.family.value: PodNetwork(
             {table.name: table for table in ruleset.tables},
             own_addresses(pod),
             ruleset.routing.policy_route,
@@ -204,9 +213,9 @@ def test_the_walk_agrees_with_the_kernel(
     empty_tables(pod)
     applied = run_in(pod.namespace, *words)
     assert applied.status == 0, applied.stderr
-    scene = scenes(pod, words)
+    pod_network = pod_networks(pod, words)
     for attempt in tries:
-        found = walk(scene[attempt.version], packet_of(pod, attempt))
+        found = walk(pod_network[attempt.version], packet_of(pod, attempt))
         expected = predicted(attempt, found)
         assert observed(pod, attempt, silent=expected == TIMEOUT) == expected, (attempt, found)
 
@@ -263,23 +272,23 @@ def test_the_walk_through_live_rules_agrees_with_the_kernel(
 ) -> None:
     empty_tables(pod)
     assert run_in(pod.namespace, *words).status == 0
-    scene = {}
+    pod_network = {}
     for family in Family:
         added = restored(pod.namespace, family, foreign, "--noflush")
         assert added.returncode == 0, (added.stderr, foreign)
-        scene[family.value] = namespace.call(pod.namespace, partial(live, family, words))
+        pod_network[family.value] = namespace.call(pod.namespace, partial(live, family, words))
     for attempt in tries:
         packet = packet_of(pod, attempt)
-        here = replace(scene[attempt.version], pod_addresses=own_addresses(pod))
+        here = replace(pod_network[attempt.version], pod_addresses=own_addresses(pod))
         ways = [walk(here, packet), *(other for _, other in alternatives(here, packet))]
         expected = {predicted(attempt, found) for found in ways}
         who = observed(pod, attempt, silent=expected == {TIMEOUT})
         assert who in expected, (attempt, foreign, ways)
 
 
-def live(family: Family, words: tuple[str, ...]) -> Scene:
+def live(family: Family, words: tuple[str, ...]) -> PodNetwork:
     """What the kernel holds, as `explain --live` reads it."""
     flags = (*words, "--backend", backend_under_test())
     config = settle(read_config(flags, {}, Host()), [])
     wanted = build(config, family)
-    return scene_of(wanted, frozenset(), *live_backends(config, [wanted]))
+    return pod_network_of(wanted, frozenset(), *live_backends(config, [wanted]))

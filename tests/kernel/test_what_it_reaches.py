@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from pods import ENVIRONMENT, namespace
-from proxy_init.flags import FLAGS, Takes
-from proxy_init.model import BUILT_IN, Family
+from proxy_init.config.flags import FLAGS, FlagKind
+from proxy_init.rules.model import BUILT_IN, Family
 from tests.foreign import NONE_MADE, tables_made
 from tests.running import backend_under_test, both_backends, saved
 from tests.unit.fakes import VARIABLES_WITHOUT_A_FLAG
@@ -205,7 +205,7 @@ def test_no_value_is_ever_interpreted(
     text = payload.replace("{file}", "appeared")
     flags: list[str] = []
     environ: dict[str, str] = {}
-    valued = [flag for flag in FLAGS if flag.takes is Takes.VALUE and not flag.retired]
+    valued = [flag for flag in FLAGS if flag.kind is FlagKind.VALUE and not flag.retired]
     if given_by == "flags":
         flags = [f"{flag.spellings.split()[-1]}={text}" for flag in valued]
     elif given_by == "variables":

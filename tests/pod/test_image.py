@@ -13,8 +13,8 @@ import pytest
 
 from node import PROXY_INIT, Node, builder
 from proxy_init import __version__
-from proxy_init.model import Family
-from tests.obstacles import NET_ADMIN, NET_RAW
+from proxy_init.rules.model import Family
+from tests.fault_injection import NET_ADMIN, NET_RAW
 from tests.running import BOTH, by_table, fresh_namespace, saved, with_rules
 
 ROOT = Path(__file__).resolve().parents[2]

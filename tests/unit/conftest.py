@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from proxy_init.cli.main import main
-from proxy_init.flags import FLAGS
-from proxy_init.kernel.workers import Worker
+from proxy_init.config.flags import FLAGS
+from proxy_init.kernel.system.workers import Worker
 from proxy_init.log import logger
 
 from .fakes import VARIABLES_WITHOUT_A_FLAG

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import settings
 
-from proxy_init.config import Config, settle
+from proxy_init.config.config import Config, settle
+from proxy_init.config.machine import Machine
+from proxy_init.config.read import read_config
 from proxy_init.errors import BadCall
-from proxy_init.machine import Machine
-from proxy_init.reading import read_config
 
 VARIABLES_WITHOUT_A_FLAG = (
     "ENVOY_USER",

@@ -6,14 +6,15 @@ import netaddr
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy_init import values
-from proxy_init.config import Config, settle
+from proxy_init.config import values
+from proxy_init.config.command_line import split
+from proxy_init.config.config import Config, settle
+from proxy_init.config.flags import FLAGS
+from proxy_init.config.read import read_config
 from proxy_init.errors import BadCall
-from proxy_init.flags import FLAGS, split
-from proxy_init.model import Family
-from proxy_init.reading import read_config
+from proxy_init.rules.iptables_save import ruleset_text
+from proxy_init.rules.model import Family
 from proxy_init.rulesets import build
-from proxy_init.text import ruleset_text
 
 from .fakes import VARIABLES_WITHOUT_A_FLAG, FakeMachine, bounded
 

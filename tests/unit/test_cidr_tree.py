@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from proxy_init.explain import Direction, Packet, Scene, sentence, walk
-from proxy_init.matches import Destination, Network
-from proxy_init.model import Chain, Family, Ruleset
+from proxy_init.analysis.packet_walk import Direction, Packet, PodNetwork, sentence, walk
+from proxy_init.rules.matches import Destination
+from proxy_init.rules.model import Chain, Family, Ruleset
+from proxy_init.rules.networks import Network
 from proxy_init.rulesets import build, cidr_tree
 from tests.unit.conftest import Call
 from tests.unit.fakes import bounded, settled
@@ -34,8 +35,8 @@ def ruleset_of(family: Family, *argv: str, width: int = cidr_tree.WIDTH) -> Rule
         return build(settled("-u", "1337", "-b", "*", *argv), family)
 
 
-def scene_of(ruleset: Ruleset) -> Scene:
-    return Scene({table.name: table for table in ruleset.tables}, frozenset(POD.values()))
+def pod_network_of(ruleset: Ruleset) -> PodNetwork:
+    return PodNetwork({table.name: table for table in ruleset.tables}, frozenset(POD.values()))
 
 
 def sent(family: Family, destination: Address, port: int = 80) -> Packet:
@@ -99,7 +100,7 @@ def test_list_and_tree_decide_alike(family: Family, data: st.DataObject) -> None
     if family is Family.V4 and data.draw(st.booleans()):
         flags = [*flags[1:3], *flags[5:], "--ruleset", "1.0"]
     listed, tree = (
-        scene_of(ruleset_of(family, *flags, "--cidr-tree", when, width=NARROW))
+        pod_network_of(ruleset_of(family, *flags, "--cidr-tree", when, width=NARROW))
         for when in ("never", "always")
     )
     for destination in data.draw(
@@ -146,7 +147,7 @@ def test_a_packet_passes_tens_of_rules_of_ten_thousand(family: Family) -> None:
     inside = [network[0] for network in chance.sample(listed, 100)]
     anywhere = [address_of(family, chance.getrandbits(BITS[family])) for _ in range(100)]
     for destination in (*inside, *anywhere):
-        assert len(walk(scene_of(ruleset), sent(family, destination)).path) <= 120
+        assert len(walk(pod_network_of(ruleset), sent(family, destination)).path) <= 120
     names = [chain.name for chain in ruleset.table("nat").chains]
     assert len(names) == len(set(names)) and max(map(len, names)) <= 28
     assert all(rule.why for rule in ruleset.rules)
@@ -189,14 +190,14 @@ def test_what_is_merged_away_makes_no_tree() -> None:
 
 def test_the_reason_is_the_cidr_that_decided() -> None:
     some = scattered(Family.V4, 2000)
-    scene = scene_of(ruleset_of(Family.V4, "-i", "*", "-x", joined(some)))
+    pod_network = pod_network_of(ruleset_of(Family.V4, "-i", "*", "-x", joined(some)))
     excluded = next(network for network in some if network.prefixlen == 24)
     for destination, reason in (
         (excluded[7], f"outbound to {excluded} is excluded (-x)."),
         (ip_address("192.0.2.77"), "everything else outbound is captured (-i)."),
     ):
         packet = sent(Family.V4, destination)
-        assert sentence(packet, walk(scene, packet)).endswith(reason)
+        assert sentence(packet, walk(pod_network, packet)).endswith(reason)
 
 
 def test_prove_finds_no_packet_that_a_tree_treats_otherwise(call: Call, capsys: Captured) -> None:

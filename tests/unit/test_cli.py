@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from proxy_init import __version__
+from proxy_init.config.flags import FLAGS
 from proxy_init.errors import NodeCannot
-from proxy_init.flags import FLAGS
 
 from .conftest import Call
 
@@ -117,7 +117,7 @@ def test_a_cause_that_is_met_before_applying_is_told_too(
     def enter(name: str, source: str = "") -> None:
         raise NodeCannot("that takes CAP_SYS_ADMIN")
 
-    monkeypatch.setattr("proxy_init.kernel.namespace.enter", enter)
+    monkeypatch.setattr("proxy_init.kernel.system.namespace.enter", enter)
     assert call(*USUAL, "--network-namespace", "pod") == 4
     out, err = capsys.readouterr()
     assert out == ""

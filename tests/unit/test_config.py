@@ -5,10 +5,10 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 import pytest
 
-from proxy_init.config import EVERYTHING, Config, Mode, settle
+from proxy_init.config.config import EVERYTHING, Config, Mode, settle
 from proxy_init.errors import BadCall
 from proxy_init.frozen import replace
-from proxy_init.model import Family
+from proxy_init.rules.model import Family
 
 from .fakes import FakeMachine, complaints, read, read_on
 

@@ -7,9 +7,11 @@ from ipaddress import ip_network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy_init.counters import Count, Counted, Standing, changes, counted
-from proxy_init.matches import RETURN, Comment, Destination, Jump, Protocol
-from proxy_init.model import Chain, Family, Rule, Table
+from proxy_init.analysis.counters import Counted, Standing, changes, counted
+from proxy_init.rules.counts import Count
+from proxy_init.rules.matches import Comment, Destination, Protocol
+from proxy_init.rules.model import Chain, Family, Rule, Table
+from proxy_init.rules.targets import RETURN, Jump
 
 from .fakes import bounded
 

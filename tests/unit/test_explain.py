@@ -5,18 +5,20 @@ from ipaddress import ip_address
 
 import pytest
 
-from proxy_init.explain import (
+from proxy_init.analysis.packet_walk import (
     Direction,
     Outcome,
     Packet,
-    Scene,
+    PodNetwork,
     Walk,
     alternatives,
     sentence,
     walk,
 )
-from proxy_init.matches import ACCEPT, Goto, Jump, Option, UnknownMatch, UnknownTarget
-from proxy_init.model import Chain, Family, Rule, Table
+from proxy_init.rules.matches import UnknownMatch
+from proxy_init.rules.model import Chain, Family, Rule, Table
+from proxy_init.rules.options import Option
+from proxy_init.rules.targets import ACCEPT, Goto, Jump, UnknownTarget
 from proxy_init.rulesets import build
 from tests.schemas import read_json
 from tests.unit.conftest import Call
@@ -30,11 +32,11 @@ Captured = pytest.CaptureFixture[str]
 both_families = pytest.mark.parametrize("family", Family, ids=lambda family: family.title)
 
 
-def scene(family: Family, *argv: str) -> Scene:
+def pod_network(family: Family, *argv: str) -> PodNetwork:
     """What the flags ask for."""
     ruleset = build(settled(*argv), family)
     tables = {table.name: table for table in ruleset.tables}
-    return Scene(tables, frozenset(POD.values()), ruleset.routing.policy_route)
+    return PodNetwork(tables, frozenset(POD.values()), ruleset.routing.policy_route)
 
 
 def sent(family: Family, **more: object) -> Packet:
@@ -60,7 +62,7 @@ def verdict(found: Walk) -> tuple[str, str | None, int | None]:
 def test_the_applications_call_is_captured_and_the_reason_is_the_rule_that_decided(
     family: Family,
 ) -> None:
-    found = walk(scene(family, *USUAL), sent(family))
+    found = walk(pod_network(family, *USUAL), sent(family))
     assert verdict(found) == ("captured", "REDIRECT", 15001)
     assert found.decided_by is not None
     assert found.decided_by.why == "everything else outbound is captured (-i)"
@@ -68,7 +70,7 @@ def test_the_applications_call_is_captured_and_the_reason_is_the_rule_that_decid
 
 @both_families
 def test_a_call_made_by_the_proxy_is_not_captured_again(family: Family) -> None:
-    found = walk(scene(family, *USUAL), sent(family, uid=1337))
+    found = walk(pod_network(family, *USUAL), sent(family, uid=1337))
     assert verdict(found) == ("direct", None, None)
     assert found.decided_by is not None
     assert found.decided_by.why == "sent by the proxy itself (uid 1337)"
@@ -77,8 +79,8 @@ def test_a_call_made_by_the_proxy_is_not_captured_again(family: Family) -> None:
 @both_families
 def test_inbound_is_captured_by_either_mode(family: Family) -> None:
     packet = arriving(family)
-    assert verdict(walk(scene(family, *USUAL), packet)) == ("captured", "REDIRECT", 15006)
-    transparent = scene(family, *USUAL, "-m", "TPROXY")
+    assert verdict(walk(pod_network(family, *USUAL), packet)) == ("captured", "REDIRECT", 15006)
+    transparent = pod_network(family, *USUAL, "-m", "TPROXY")
     assert verdict(walk(transparent, packet)) == ("captured", "TPROXY", 15006)
     excluded = replace(packet, destination_port=15090)
     assert verdict(walk(transparent, excluded)) == ("direct", None, None)
@@ -87,7 +89,7 @@ def test_inbound_is_captured_by_either_mode(family: Family) -> None:
 @both_families
 def test_more_of_a_connection_goes_where_its_first_packet_went(family: Family) -> None:
     packet = sent(family, state="ESTABLISHED")
-    found = walk(scene(family, *USUAL), packet)
+    found = walk(pod_network(family, *USUAL), packet)
     assert verdict(found) == ("captured", "REDIRECT", 15001)
     assert not [visit for visit in found.path if visit.table == "nat"]
 
@@ -95,19 +97,22 @@ def test_more_of_a_connection_goes_where_its_first_packet_went(family: Family) -
 @both_families
 def test_an_invalid_packet_gets_past_nat_unless_it_is_dropped(family: Family) -> None:
     packet = arriving(family, state="INVALID")
-    assert walk(scene(family, *USUAL), packet).outcome is Outcome.DIRECT
-    assert walk(scene(family, *USUAL, "--drop-invalid"), packet).outcome is Outcome.DROPPED
+    assert walk(pod_network(family, *USUAL), packet).outcome is Outcome.DIRECT
+    assert walk(pod_network(family, *USUAL, "--drop-invalid"), packet).outcome is Outcome.DROPPED
 
 
 def test_inbound_ipv6_is_refused_by_the_old_rules_and_answers_are_not() -> None:
-    old = scene(Family.V6, "--ruleset", "1.0", "-b", "*")
+    old = pod_network(Family.V6, "--ruleset", "1.0", "-b", "*")
     assert walk(old, arriving(Family.V6)).outcome is Outcome.DROPPED
-    assert walk(scene(Family.V4, "--ruleset", "1.0", "-b", "*"), arriving(Family.V4)).port == 15001
+    assert (
+        walk(pod_network(Family.V4, "--ruleset", "1.0", "-b", "*"), arriving(Family.V4)).port
+        == 15001
+    )
 
 
-def with_foreign(rule: Rule) -> Scene:
+def with_foreign(rule: Rule) -> PodNetwork:
     """The usual rules behind somebody else's."""
-    usual = scene(Family.V4, *USUAL)
+    usual = pod_network(Family.V4, *USUAL)
     nat = usual.tables["nat"]
     output = nat.chain("OUTPUT")
     assert output is not None
@@ -140,7 +145,7 @@ def test_a_goto_does_not_come_back() -> None:
 
 def test_the_sentence_says_who_what_where_and_why() -> None:
     packet = sent(Family.V4)
-    assert sentence(packet, walk(scene(Family.V4, *USUAL), packet)) == (
+    assert sentence(packet, walk(pod_network(Family.V4, *USUAL), packet)) == (
         "Captured: TCP to 198.51.100.7:80 from uid 1000, gid 1000 goes to the proxy's port 15001 "
         "by REDIRECT: everything else outbound is captured (-i)."
     )

@@ -2,7 +2,8 @@
 
 import pytest
 
-from proxy_init.flags import FLAGS, Flag, is_flag, split
+from proxy_init.config.command_line import is_flag, split
+from proxy_init.config.flags import FLAGS, Flag
 
 from .fakes import complaints, read
 

@@ -13,13 +13,13 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import example, given, settings
 
-from proxy_init.cli.screen import on_screen
+from proxy_init.cli.terminal import on_screen
 from proxy_init.graph.dot import dot_text, svg_text
 from proxy_init.graph.draw import drawings
 from proxy_init.graph.drawing import Drawing, Fate, Row
 from proxy_init.graph.mermaid import mermaid_text
 from proxy_init.graph.tree import tree
-from proxy_init.model import Family, Rule
+from proxy_init.rules.model import Family, Rule
 from proxy_init.rulesets import build
 from tests.strategies import Call as RandomCall
 from tests.strategies import calls

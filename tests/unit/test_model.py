@@ -6,9 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy_init.matches import (
-    DROP,
-    RETURN,
+from proxy_init.rules.matches import (
     Comment,
     ConntrackState,
     Destination,
@@ -16,19 +14,17 @@ from proxy_init.matches import (
     DestinationPorts,
     ExtensionMatch,
     InInterface,
-    Option,
     OutInterface,
     OwnerGid,
     OwnerUid,
     Protocol,
-    Redirect,
     Source,
     UnknownMatch,
-    UnknownTarget,
     read_match,
-    read_target,
 )
-from proxy_init.model import Chain, Family, Rule, Ruleset, Table
+from proxy_init.rules.model import Chain, Family, Rule, Ruleset, Table
+from proxy_init.rules.options import Option
+from proxy_init.rules.targets import DROP, RETURN, Redirect, UnknownTarget, read_target
 
 from .fakes import bounded
 

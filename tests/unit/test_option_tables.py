@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy_init.kernel.libiptc import _options_of
+from proxy_init.kernel.legacy.libiptc import _options_of
 
 
 class Older(Structure):

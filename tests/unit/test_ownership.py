@@ -4,24 +4,18 @@ from ipaddress import ip_network
 
 import pytest
 
-from proxy_init.matches import (
-    ACCEPT,
-    DROP,
-    RETURN,
+from proxy_init.rules.matches import (
     Comment,
     ConntrackState,
     Destination,
-    Goto,
     InInterface,
-    Jump,
     Match,
     OutInterface,
     Protocol,
-    Redirect,
-    UnknownTarget,
 )
-from proxy_init.model import BUILT_IN, Chain, Rule, Table
-from proxy_init.ownership import Ours, Placed, ours_in
+from proxy_init.rules.model import BUILT_IN, Chain, Rule, Table
+from proxy_init.rules.ownership import Ours, Placed, ours_in
+from proxy_init.rules.targets import ACCEPT, DROP, RETURN, Goto, Jump, Redirect, UnknownTarget
 
 TCP = Protocol("tcp")
 INBOUND = Rule((TCP,), Jump("ISTIO_INBOUND"))

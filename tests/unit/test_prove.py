@@ -8,14 +8,15 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from proxy_init.config import Config, settle
-from proxy_init.explain import Address, Direction, Packet, Scene, asks_for, walk
-from proxy_init.model import Family, Ruleset
-from proxy_init.promises import Journey, known_weakness, promised
-from proxy_init.prove import compare, prove
+from proxy_init.analysis.packet_classes import FAR, POD, STRANGER, Sample
+from proxy_init.analysis.packet_walk import Direction, Packet, PodNetwork, asks_for, walk
+from proxy_init.analysis.promises import Journey, known_weakness, promised
+from proxy_init.analysis.prove import compare, prove
+from proxy_init.config.config import Config, settle
+from proxy_init.rules.model import Family, Ruleset
+from proxy_init.rules.networks import Address
 from proxy_init.rulesets import build
-from proxy_init.trials import FAR, POD, STRANGER, Trial
-from tests.damage import damaged
+from tests.damaged_rules import damaged
 from tests.schemas import read_json
 from tests.strategies import Call as Flags
 from tests.strategies import calls
@@ -30,15 +31,15 @@ Captured = pytest.CaptureFixture[str]
 some = settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
 
 
-def scene_of(ruleset: Ruleset) -> Scene:
+def pod_network_of(ruleset: Ruleset) -> PodNetwork:
     """A pod with these rules."""
     tables = {table.name: table for table in ruleset.tables}
-    return Scene(tables, frozenset(), ruleset.routing.policy_route)
+    return PodNetwork(tables, frozenset(), ruleset.routing.policy_route)
 
 
-def scenes(config: Config) -> dict[Family, Scene]:
+def pod_networks(config: Config) -> dict[Family, PodNetwork]:
     """What the flags ask for."""
-    return {family: scene_of(build(config, family)) for family in Family}
+    return {family: pod_network_of(build(config, family)) for family in Family}
 
 
 def config_of(flags: Flags) -> Config:
@@ -52,14 +53,14 @@ def config_of(flags: Flags) -> Config:
 )
 def test_the_usual_rules_keep_every_promise(mode: str, more: tuple[str, ...]) -> None:
     config = settled(*USUAL, "-m", mode, "--ipv6", *more)
-    proof = prove(config, scenes(config))
+    proof = prove(config, pod_networks(config))
     assert proof.classes > 100
     assert proof.counterexamples == ()
 
 
 def test_rules_that_no_packet_matches_are_named_with_what_takes_their_packets() -> None:
     config = settled(*USUAL)
-    found = prove(config, scenes(config)).unreached
+    found = prove(config, pod_networks(config)).unreached
     places = [(each.table, each.chain, each.number) for each in found]
     # Of the gid's three rules two: what they are for has left by the uid's. And the loopback's.
     assert places == [("nat", "ISTIO_OUTPUT", number) for number in (5, 6, 8)]
@@ -71,7 +72,9 @@ def test_rules_that_no_packet_matches_are_named_with_what_takes_their_packets() 
 def test_a_chain_that_nothing_leads_to_is_named() -> None:
     config = settled("-b", "*")
     (redirect,) = (
-        each for each in prove(config, scenes(config)).unreached if each.chain == "ISTIO_REDIRECT"
+        each
+        for each in prove(config, pod_networks(config)).unreached
+        if each.chain == "ISTIO_REDIRECT"
     )
     assert redirect.taken is None
 
@@ -80,8 +83,8 @@ def test_a_chain_that_nothing_leads_to_is_named() -> None:
 @given(calls())
 def test_every_promise_holds_but_for_known_weaknesses(flags: Flags) -> None:
     config = config_of(flags)
-    for each in prove(config, scenes(config)).counterexamples:
-        assert known_weakness(config, each.trial.journey, each.trial.packet), each
+    for each in prove(config, pod_networks(config)).counterexamples:
+        assert known_weakness(config, each.sample.journey, each.sample.packet), each
 
 
 @pytest.mark.parametrize(
@@ -98,8 +101,8 @@ def test_every_promise_holds_but_for_known_weaknesses(flags: Flags) -> None:
 def test_the_weaknesses_that_are_known_are_there(flags: tuple[str, ...], weakness: str) -> None:
     config = config_of(Flags(flags))
     known = (
-        known_weakness(config, each.trial.journey, each.trial.packet)
-        for each in prove(config, scenes(config)).counterexamples
+        known_weakness(config, each.sample.journey, each.sample.packet)
+        for each in prove(config, pod_networks(config)).counterexamples
     )
     assert any(text and weakness in text for text in known)
 
@@ -145,16 +148,16 @@ def packets(draw: st.DrawFn, config: Config, family: Family) -> tuple[Journey, P
 def test_no_packet_breaks_a_promise_that_was_shown_to_hold(data: st.DataObject) -> None:
     config = config_of(data.draw(calls()))
     family = data.draw(st.sampled_from(Family))
-    scene = scenes(config)[family]
+    pod_network = pod_networks(config)[family]
     broken = {
-        (each.promise, each.trial.journey)
-        for each in prove(config, {family: scene}).counterexamples
+        (each.promise, each.sample.journey)
+        for each in prove(config, {family: pod_network}).counterexamples
     }
     for _ in range(40):
         journey, packet = data.draw(packets(config, family))
         promise = promised(config, journey, partial(_asked, packet, journey.first_hook))
         own = frozenset([packet.destination] if journey.local else [])
-        if promise and not promise.is_kept(walk(replace(scene, pod_addresses=own), packet)):
+        if promise and not promise.is_kept(walk(replace(pod_network, pod_addresses=own), packet)):
             assert (promise, journey) in broken
 
 
@@ -165,10 +168,10 @@ def _asked(packet: Packet, hook: str, match: object) -> bool | None:
 # Damage: a rule lost, two swapped, a wrong uid. tests/kernel has it confirmed by the kernel.
 
 
-def ends_of(config: Config, trial: Trial) -> frozenset[int | None]:
+def ends_of(config: Config, sample: Sample) -> frozenset[int | None]:
     """Where a packet may end; nothing if there is no promise."""
-    ask = partial(_asked, trial.packet, trial.journey.first_hook)
-    promise = promised(config, trial.journey, ask)
+    ask = partial(_asked, sample.packet, sample.journey.first_hook)
+    promise = promised(config, sample.journey, ask)
     return promise.ends if promise else frozenset()
 
 
@@ -187,14 +190,14 @@ def test_damage_that_changes_where_a_packet_goes_yields_a_counterexample(
     flags: tuple[str, ...],
 ) -> None:
     config = settled(*flags)
-    whole = {Family.V4: scenes(config)[Family.V4]}
+    whole = {Family.V4: pod_networks(config)[Family.V4]}
     assert prove(config, whole).counterexamples == ()
     told = 0
     for ruleset in damaged(build(config, Family.V4)):
-        less = {Family.V4: scene_of(ruleset)}
+        less = {Family.V4: pod_network_of(ruleset)}
         _, differences = compare([config], whole, less)
         # Of what the proxy sends to its own pod, the promise leaves two ways open.
-        certain = [each for each in differences if len(ends_of(config, each.trial)) == 1]
+        certain = [each for each in differences if len(ends_of(config, each.sample)) == 1]
         found = prove(config, less).counterexamples
         assert bool(certain) <= bool(found), certain[0]
         told += bool(found)

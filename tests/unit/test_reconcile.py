@@ -7,24 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy_init.frozen import replace
-from proxy_init.matches import (
-    ACCEPT,
-    DROP,
-    RETURN,
-    Goto,
-    InInterface,
-    Jump,
-    OutInterface,
-    OwnerUid,
-    Protocol,
-    Redirect,
-    UnknownTarget,
-)
-from proxy_init.model import BUILT_IN, Chain, Family, Rule, Table
-from proxy_init.ownership import Ours, ours_in
-from proxy_init.reconcile import TableEdit, arrange, edit
+from proxy_init.rules.iptables_save import table_text
+from proxy_init.rules.matches import InInterface, OutInterface, OwnerUid, Protocol
+from proxy_init.rules.model import BUILT_IN, Chain, Family, Rule, Table
+from proxy_init.rules.ownership import Ours, ours_in
+from proxy_init.rules.reconcile import TableEdit, arrange, edit
+from proxy_init.rules.targets import ACCEPT, DROP, RETURN, Goto, Jump, Redirect, UnknownTarget
 from proxy_init.rulesets import build
-from proxy_init.text import table_text
 
 from .fakes import bounded, settled
 

@@ -4,10 +4,11 @@ from textwrap import dedent
 
 import pytest
 
-from proxy_init.matches import Jump, Protocol
-from proxy_init.model import BUILT_IN, Family, Ruleset
+from proxy_init.rules.iptables_save import ruleset_text
+from proxy_init.rules.matches import Protocol
+from proxy_init.rules.model import BUILT_IN, Family, Ruleset
+from proxy_init.rules.targets import Jump
 from proxy_init.rulesets import build
-from proxy_init.text import ruleset_text
 
 from .fakes import settled
 

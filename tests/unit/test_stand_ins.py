@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from proxy_init.kernel.stand_ins import module, stand_ins
+from proxy_init.kernel.system.stand_ins import module, stand_ins
 
 
 def test_they_are_imported_in_the_place_of_others_and_then_gone() -> None:

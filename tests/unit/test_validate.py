@@ -5,13 +5,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
-from proxy_init.cli.scenes import scene_of
-from proxy_init.explain import Direction, Outcome, Scene, walk
-from proxy_init.kernel import probe as kernel
-from proxy_init.model import Family, Ruleset
-from proxy_init.rulesets import build
-from proxy_init.text import rule_text
-from proxy_init.validate import (
+from proxy_init.analysis.packet_walk import Direction, Outcome, PodNetwork, walk
+from proxy_init.analysis.probe_plan import (
     NOBODY,
     Judged,
     Owner,
@@ -22,6 +17,11 @@ from proxy_init.validate import (
     ports,
     probes,
 )
+from proxy_init.cli.pod_network import pod_network_of
+from proxy_init.kernel.probing import probe as kernel
+from proxy_init.rules.iptables_save import rule_text
+from proxy_init.rules.model import Family, Ruleset
+from proxy_init.rulesets import build
 from tests.schemas import read_json
 from tests.unit.conftest import Call
 from tests.unit.fakes import settled
@@ -42,11 +42,11 @@ def planned(family: Family, *argv: str, own: Owner = ROOT, **environ: str) -> li
     config = settled(*argv, **environ)
     interfaces = dict.fromkeys(destinations(config, family), "eth0")
     around = Surroundings(own, tuple(POD.values()), interfaces)
-    return list(probes(config, family, scene(build(config, family)), around))
+    return list(probes(config, family, pod_network(build(config, family)), around))
 
 
-def scene(ruleset: Ruleset) -> Scene:
-    return scene_of(ruleset, frozenset(POD.values()))
+def pod_network(ruleset: Ruleset) -> PodNetwork:
+    return pod_network_of(ruleset, frozenset(POD.values()))
 
 
 def fate(probe: Probe) -> tuple[str, int | None]:
@@ -77,7 +77,7 @@ def test_what_everybody_asks_for_comes_first(family: Family) -> None:
 
 def test_some_probe_fares_otherwise_without_any_rule_but_those_that_others_shadow() -> None:
     flags = (*USUAL, "-x", "10.0.0.0/8", "-d", "15090", "-q", "443")
-    found, whole = planned(Family.V4, *flags), scene(build(settled(*flags), Family.V4))
+    found, whole = planned(Family.V4, *flags), pod_network(build(settled(*flags), Family.V4))
     lost = {
         rule_text(rule).strip()
         for place, rule in whole.rules()
@@ -168,7 +168,7 @@ def test_without_rules_there_are_no_probes() -> None:
 def test_the_ports_of_the_proxy_are_those_that_rules_name_and_the_probe_port() -> None:
     flags = (*USUAL, "-m", "TPROXY", "--redirect-dns", "--capture-all-dns")
     config = settled(*flags, "--iptables-probe-port", "7")
-    listening = ports(config, scene(build(config, Family.V4)))
+    listening = ports(config, pod_network(build(config, Family.V4)))
     assert listening == {7: False, 15001: False, 15006: True, 15053: False}
 
 

@@ -1,0 +1,292 @@
+"""One packet of every class: all packets, as far as rules and promises can tell them apart.
+
+Rules and promises only ask whether single fields of a packet lie in given sets. All packets that
+answer every question on their way alike go the same way, so one of them stands for its class. The
+search tries one packet, sets its class aside, and goes on with the rest until nothing is left.
+Tried are TCP and UDP: nothing else is ever captured.
+"""
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from itertools import chain, count, product
+from typing import Any, TypeVar
+
+from ..config.config import EVERYTHING, Config
+from ..frozen import replace
+from ..rules.matches import (
+    ConnectionMark,
+    ConntrackState,
+    Destination,
+    DestinationPort,
+    DestinationPorts,
+    InInterface,
+    Mark,
+    Match,
+    OutInterface,
+    OwnerGid,
+    OwnerUid,
+    Protocol,
+    Socket,
+    Source,
+    SourcePort,
+    State,
+)
+from ..rules.model import Family
+from ..rules.networks import Address, Network
+from ..rules.targets import RestoreMark, SaveMark
+from .packet_walk import Direction, Packet, PodNetwork, Walk, alternatives, asks_for, is_named, walk
+from .promises import SSH_PORT, Journey
+
+# What a person reads in a counterexample, where its class allows it.
+POD = {Family.V4: ip_address("192.0.2.2"), Family.V6: ip_address("2001:db8::2")}
+STRANGER = {Family.V4: ip_address("192.0.2.1"), Family.V6: ip_address("2001:db8::1")}
+FAR = {Family.V4: ip_address("198.51.100.7"), Family.V6: ip_address("2001:db8:ffff::7")}
+LOOPBACK = {Family.V4: ip_network("127.0.0.0/8"), Family.V6: ip_network("::1/128")}
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A packet that stands for its class."""
+
+    journey: Journey
+    packet: Packet
+
+    def walks(self, pod_network: PodNetwork) -> list[Walk]:
+        """The walk in such a pod, and one for each rule on it that asks what is not known here."""
+        own = frozenset([self.packet.destination] if self.journey.local else [])
+        pod_network = PodNetwork(pod_network.tables, own, pod_network.policy_route)
+        found = walk(pod_network, self.packet)
+        if all(visit.matched is not None for visit in found.path):
+            return [found]
+        return [found, *(other for _, other in alternatives(pod_network, self.packet))]
+
+
+def searches(
+    configs: Sequence[Config], pod_networks: Sequence[PodNetwork], family: Family
+) -> Iterator["Search"]:
+    """Samples on all journeys of a family, for what these flags and rules tell apart."""
+    asked = frozenset(
+        chain(
+            *(_asked_by_flags(config, family) for config in configs),
+            *(rule.matches for pod_network in pod_networks for _, rule in pod_network.rules()),
+        )
+    )
+    routes = (pod_network.policy_route for pod_network in pod_networks)
+    always = [Mark(route.mark) for route in routes if route]
+    for direction, local in product(Direction, (False, True)):
+        journey = Journey(family, direction, local)
+        yield Search(journey, _values(journey, {*asked, *always}), always)
+
+
+class Search:
+    """Samples on one journey, one for each class of packets that questions tell apart.
+
+    Of each field it knows one value of each sort that may be told apart. What is asked about a
+    sample decides which other packets are like it: these are set aside before the next sample.
+    """
+
+    def __init__(
+        self, journey: Journey, values: Mapping[str, Sequence[Any]], always: Sequence[Match]
+    ) -> None:
+        self._journey = journey
+        self._values = values
+        self._always = always
+        self._packet = self._of(dict.fromkeys(values, 1))
+        self._alike: dict[str, int] = {}
+        self._masks: dict[tuple[Match, str, str, str], int] = {}
+
+    def __iter__(self) -> Iterator[Sample]:
+        # A set of a field's values is a set of bits, one such set for each field is a cube.
+        everything = {name: (1 << len(some)) - 1 for name, some in self._values.items()}
+        new = 1 << self._values["state"].index("NEW")
+        # A connection has no mark before its first packet has passed.
+        unmarked = 1 << self._values["connection_mark"].index(0)
+        first = {**everything, "state": new, "connection_mark": unmarked}
+        later = {**everything, "state": everything["state"] & ~new}
+        todo = [later, first]
+        while todo:
+            cube = todo.pop()
+            self._packet = self._of(cube)
+            self._alike = dict(cube)
+            for match in (*self._always, ConntrackState((self._packet.state,))):
+                self.ask(match)
+            yield Sample(self._journey, self._packet)
+            for name, alike in self._alike.items():
+                others = cube[name] & ~alike
+                if others:
+                    todo.append({**cube, name: others})
+                cube[name] = alike
+
+    def ask(self, match: Match) -> bool | None:
+        """Whether the sample, as it sets out, is what a match asks for."""
+        return self._ask(match, self._packet, self._journey.first_hook)
+
+    def follow(self, found: Walk) -> None:
+        """Take note of what the rules on the sample's way have asked of it."""
+        copied = False
+        for visit in found.path:
+            for match in visit.rule.matches:
+                if self._ask(match, visit.packet, visit.hook, copied) is False:
+                    break
+            copied |= bool(visit.matched) and isinstance(visit.rule.target, SaveMark | RestoreMark)
+
+    def _ask(self, match: Match, packet: Packet, hook: str, copied: bool = False) -> bool | None:
+        """`copied`: the packet's mark and its connection's may each be the other's by now."""
+        answer = asks_for(match, packet, hook)
+        if copied and isinstance(match, Mark | ConnectionMark):
+            for name, like in (("mark", Mark), ("connection_mark", ConnectionMark)):
+                same = like(match.value)
+                self._narrow(name, same, self._packet, hook, asks_for(same, self._packet, hook))
+            return answer
+        field = _FIELDS.get(type(match))
+        # What was rewritten on the way says nothing of what it was before.
+        if field and getattr(packet, field) == getattr(self._packet, field):
+            self._narrow(field, match, packet, hook, answer)
+        return answer
+
+    def _narrow(
+        self, name: str, match: Match, packet: Packet, hook: str, answer: bool | None
+    ) -> None:
+        """Only values of a field with the same answer are like the sample's."""
+        key = (match, name, packet.protocol, hook)
+        if key not in self._masks:
+            self._masks[key] = sum(
+                bool(asks_for(match, replace(packet, **{name: value}), hook)) << bit
+                for bit, value in enumerate(self._values[name])
+            )
+        mask = self._masks[key]
+        self._alike[name] &= mask if answer else ~mask
+
+    def _of(self, cube: Mapping[str, int]) -> Packet:
+        """The packet with the first value of each of the cube's sets."""
+        first = {name: (bits & -bits).bit_length() - 1 for name, bits in cube.items()}
+        fields = {name: self._values[name][bit] for name, bit in first.items()}
+        return Packet(self._journey.direction, **fields)
+
+
+_FIELDS: Mapping[type[Match], str] = {
+    Source: "source",
+    Destination: "destination",
+    InInterface: "interface",
+    OutInterface: "interface",
+    Protocol: "protocol",
+    SourcePort: "source_port",
+    DestinationPort: "destination_port",
+    DestinationPorts: "destination_port",
+    Mark: "mark",
+    ConnectionMark: "connection_mark",
+    OwnerUid: "uid",
+    OwnerGid: "gid",
+    State: "state",
+    ConntrackState: "state",
+    Socket: "state",
+}
+"""The field of a packet that a match asks about; of marks see Search."""
+
+
+def _asked_by_flags(config: Config, family: Family) -> Iterator[Match]:
+    """All that `promised` may ask."""
+    networks, ports, gids = config.outbound_networks, config.inbound_ports, config.owner_groups
+    listed = () if networks is EVERYTHING else networks
+    listed += config.outbound_excluded_networks + config.dns_servers
+    yield from map(Destination, config.networks(listed, family))
+    yield config.loopback(family)
+    yield Source(family.passthrough)
+    yield from map(OwnerUid, config.proxy_uids)
+    yield from map(OwnerGid, (*config.proxy_gids, *config.owner_groups_excluded))
+    yield from map(OwnerGid, () if gids is EVERYTHING else gids)
+    yield from map(InInterface, (*config.excluded_interfaces, *config.virtual_interfaces))
+    for port in (
+        *(() if ports is EVERYTHING else ports),
+        *config.inbound_excluded_ports,
+        *config.outbound_ports,
+        *config.outbound_excluded_ports,
+        *(config.tunnel_port, SSH_PORT, 53),
+    ):
+        yield DestinationPort("tcp", port)
+
+
+def _values(journey: Journey, asked: Set[Match]) -> Mapping[str, Sequence[Any]]:
+    """Of each field of a packet, one value of each sort that the matches may tell apart."""
+    out, family = journey.direction is Direction.OUT, journey.family
+    inside = out and journey.local
+    here, from_here = (POD if journey.local else FAR)[family], (POD if out else STRANGER)[family]
+    ports = {match.port for match in asked if isinstance(match, DestinationPort)}
+    ports |= {port for m in asked if isinstance(m, DestinationPorts) for port in m.ports}
+    source_ports = {match.port for match in asked if isinstance(match, SourcePort)}
+    uids = {match.uid for match in asked if isinstance(match, OwnerUid)}
+    gids = {match.gid for match in asked if isinstance(match, OwnerGid)}
+    marks = {match.value for match in asked if isinstance(match, Mark | ConnectionMark)}
+    to = {match.network for match in asked if isinstance(match, Destination)}
+    sources = {match.network for match in asked if isinstance(match, Source)}
+    return {
+        "protocol": ("tcp", "udp"),
+        "source": _addresses(from_here, sources, inside),
+        "source_port": _numbers(40000, source_ports),
+        "destination": _addresses(here, to, inside),
+        "destination_port": _numbers(80, ports),
+        "interface": ["lo"] if inside else _interfaces(asked),
+        "uid": _numbers(1000, uids) if out else [0],
+        "gid": _numbers(1000, gids) if out else [0],
+        "mark": _numbers(0, marks),
+        "state": ("NEW", "RELATED", "ESTABLISHED", "INVALID"),
+        "connection_mark": _numbers(0, marks),
+    }
+
+
+def _numbers(usual: int, values: Set[int]) -> Sequence[int]:
+    """The values, and first one that is none of them: the usual one if may be."""
+    other = usual if usual not in values else next(n for n in count(1024) if n not in values)
+    return [other, *sorted(values)]
+
+
+def _addresses(usual: Address, networks: Set[Network], inside: bool) -> Sequence[Address]:
+    """One address of each class that networks tell apart; `inside` the pod, loopback ones too.
+
+    Networks are apart or one inside the other, so the smallest around an address tells its class.
+    """
+    never = {LOOPBACK[Family(usual.version)], ip_network("::6/128")}
+    known = {network for network in networks | never if network.version == usual.version}
+    lengths = sorted({network.prefixlen for network in known}, reverse=True)
+
+    def smallest(address: Address) -> Network | None:
+        around = (ip_network((int(address), length), strict=False) for length in lengths)
+        return next((network for network in around if network in known), None)
+
+    candidates = (usual, *chain.from_iterable(map(_edges, sorted(known, key=str))))
+    allowed = (a for a in candidates if inside or not any(a in network for network in never))
+    return _one_of_each((address, smallest(address)) for address in allowed)
+
+
+def _edges(network: Network) -> Iterator[Address]:
+    """Where classes may begin: in the network (its second address reads better), and behind it."""
+    address = IPv4Address if network.version == 4 else IPv6Address
+    first, last = int(network[0]), int(network[-1])
+    for number in (first + 1, first, last + 1):
+        if number < 2**network.max_prefixlen:
+            yield address(number)
+
+
+def _interfaces(asked: Iterable[Match]) -> Sequence[str]:
+    """An interface of each class that matches tell apart, all but lo."""
+    names = sorted({m.name for m in asked if isinstance(m, InInterface | OutInterface)})
+    candidates = ["eth0", "eth1", "net0", *(name for name in names if not name.endswith("+"))]
+    candidates += [
+        f"{name[:-1]}{digit}" for name in names if name.endswith("+") for digit in range(10)
+    ]
+    return _one_of_each(
+        (name, tuple(is_named(name, pattern) for pattern in names))
+        for name in candidates
+        if name != "lo"
+    )
+
+
+def _one_of_each(values: Iterable[tuple[_Value, Hashable]]) -> Sequence[_Value]:
+    """The first value of each class."""
+    found: dict[Hashable, _Value] = {}
+    for value, of_class in values:
+        found.setdefault(of_class, value)
+    return list(found.values())

@@ -1,0 +1,411 @@
+"""Where a packet goes, and why: a walk through rules, wanted or read from the kernel.
+
+It knows what the kernel does between the rules: which hook comes when, that nat is asked once per
+connection, that what is redirected to the pod itself comes back over the loopback interface, that a
+mark may change the route. It knows nothing of the machine; a PodNetwork says what it has to know.
+Sources: Documentation/networking/nf_conntrack-sysctl.rst and net/netfilter/nf_nat_core.c for nat,
+net/netfilter/xt_TPROXY.c, net/netfilter/xt_socket.c, net/ipv4/netfilter.c (ip_route_me_harder).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
+from typing import TypeAlias, assert_never
+
+from ..frozen import replace
+from ..rules.matches import (
+    Comment,
+    ConnectionMark,
+    ConntrackState,
+    Destination,
+    DestinationPort,
+    DestinationPorts,
+    InInterface,
+    Mark,
+    Match,
+    OutInterface,
+    OwnerGid,
+    OwnerUid,
+    Protocol,
+    Socket,
+    Source,
+    SourcePort,
+    State,
+    UnknownMatch,
+)
+from ..rules.model import BUILT_IN, Chain, Family, PolicyRoute, Rule, Table
+from ..rules.targets import (
+    GO_ON,
+    ConntrackZone,
+    Goto,
+    Jump,
+    Redirect,
+    Reject,
+    RestoreMark,
+    SaveMark,
+    SetMark,
+    Tproxy,
+    UnknownTarget,
+    Verdict,
+)
+
+Address: TypeAlias = IPv4Address | IPv6Address
+
+
+class Direction(Enum):
+    """Whether the pod's own process sends the packet, or it arrives from outside."""
+
+    OUT = "out"
+    IN = "in"
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """The first packet of its connection, unless `state` says otherwise.
+
+    `interface` is the one it leaves by or arrives on; `uid` and `gid` own the socket that sends it.
+    """
+
+    direction: Direction
+    protocol: str
+    source: Address
+    source_port: int
+    destination: Address
+    destination_port: int
+    interface: str
+    uid: int = 1000
+    gid: int = 1000
+    mark: int = 0
+    state: str = "NEW"
+    connection_mark: int = 0
+    """The mark that connection tracking keeps for its connection."""
+
+    @property
+    def family(self) -> Family:
+        """The packet's address family."""
+        return Family(self.destination.version)
+
+
+@dataclass(frozen=True)
+class PodNetwork:
+    """One family's rules and what else decides: the pod's own addresses, the policy route."""
+
+    tables: Mapping[str, Table]
+    """By the name that people see. The kernel may have several of a kind, x_tables and nf_tables;
+    these are met in this order, though the kernel's, the last made first, cannot be known."""
+    pod_addresses: frozenset[Address]
+    policy_route: PolicyRoute | None = None
+
+    def rules(self) -> Iterator[tuple[tuple[str, str, int], Rule]]:
+        """Every rule behind its place: table, chain and number from 1."""
+        for title, table in self.tables.items():
+            for chain in table.chains:
+                for number, rule in enumerate(chain.rules, start=1):
+                    yield (title, chain.name, number), rule
+
+    def without(self, table: str, chain: str, number: int) -> "PodNetwork":
+        """The same with one rule lost, by its number from 1 in its chain."""
+        chains = tuple(
+            Chain(each.name, each.rules[: number - 1] + each.rules[number:], each.top, each.policy)
+            if each.name == chain
+            else each
+            for each in self.tables[table].chains
+        )
+        less = Table(self.tables[table].name, chains)
+        return replace(self, tables={**self.tables, table: less})
+
+    def is_local(self, address: Address) -> bool:
+        """Whether the pod itself has the address."""
+        return (
+            address.is_loopback
+            or address in self.pod_addresses
+            or address == Family.V6.passthrough.network_address
+        )
+
+
+class Outcome(Enum):
+    """What becomes of the packet."""
+
+    CAPTURED = "captured"
+    DIRECT = "direct"
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A rule that was reached, and the packet as it was then. `matched` is None where the rule asks
+    something that is not known here."""
+
+    packet: Packet
+    hook: str
+    table: str
+    chain: str
+    number: int
+    rule: Rule
+    matched: bool | None
+    why: str
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What becomes of a packet: who captures it and on which port, and the rules on its way."""
+
+    outcome: Outcome
+    by: str | None
+    port: int | None
+    path: tuple[Visit, ...]
+    decided_by: Visit | None
+    """The rule to which the outcome is due; None if no rule had a say."""
+
+    @property
+    def verdict(self) -> tuple[Outcome, str | None, int | None]:
+        """The decision alone, without the way to it."""
+        return self.outcome, self.by, self.port
+
+
+def walk(pod_network: PodNetwork, packet: Packet, assumed: frozenset[Rule] = frozenset()) -> Walk:
+    """Walk one packet. A rule that asks what is not known here matches only if `assumed` to."""
+    first = None
+    if packet.state == "ESTABLISHED":
+        # What conntrack and the sockets hold of a connection was decided by its first packet.
+        first = walk(pod_network, replace(packet, state="NEW"), assumed)
+    return _Walker(pod_network, packet, assumed, first).run()
+
+
+def alternatives(pod_network: PodNetwork, packet: Packet) -> list[tuple[Visit, Walk]]:
+    """For each rule on the way that asks what is not known here: the walk if it matches."""
+    return [
+        (visit, walk(pod_network, packet, frozenset([visit.rule])))
+        for visit in walk(pod_network, packet).path
+        if visit.matched is None
+    ]
+
+
+class _Stop(Enum):
+    """How the rules of one chain ended."""
+
+    ACCEPTED = "accepted"
+    RETURNED = "returned"
+
+
+class _Walker:
+    """One walk: what is known of the packet so far, and the rules that it met."""
+
+    def __init__(
+        self, pod_network: PodNetwork, packet: Packet, assumed: frozenset[Rule], first: Walk | None
+    ) -> None:
+        self.pod_network = pod_network
+        self.packet = packet
+        self.assumed = assumed
+        self.first = first
+        self.hook = "OUTPUT" if packet.direction is Direction.OUT else "PREROUTING"
+        self.nat_done = packet.state in ("ESTABLISHED", "INVALID")
+        self.captured: tuple[str, int] | None = None
+        self.dropped = False
+        self.decided_by: Visit | None = None
+        self.path: list[Visit] = []
+
+    def run(self) -> Walk:
+        """All hooks, in the order in which the kernel calls them."""
+        hooks = ["OUTPUT", "PREROUTING", "INPUT"]
+        for hook in hooks if self.packet.direction is Direction.OUT else hooks[1:]:
+            self.hook = hook
+            for name in BUILT_IN:
+                self._tables(name)
+                if self.dropped:
+                    return self._result(Outcome.DROPPED)
+            if not self._stays_here():
+                break
+        return self._end()
+
+    def _end(self) -> Walk:
+        if self.first is not None:
+            return replace(self.first, path=tuple(self.path))
+        return self._result(Outcome.CAPTURED if self.captured else Outcome.DIRECT)
+
+    def _result(self, outcome: Outcome) -> Walk:
+        by, port = (self.captured if outcome is Outcome.CAPTURED else None) or (None, None)
+        # A jump that came back, a mark or a zone let the packet go on.
+        final = (Verdict, Reject, UnknownTarget)
+        matched = (visit for visit in reversed(self.path) if visit.matched)
+        last = next((visit for visit in matched if isinstance(visit.rule.target, final)), None)
+        return Walk(outcome, by, port, tuple(self.path), self.decided_by or last)
+
+    def _capture(self, by: str, port: int) -> None:
+        """The packet goes to the proxy, if nothing has captured it before."""
+        if self.captured is None:
+            self.captured = (by, port)
+            # The rule that sent it to the chain ISTIO_REDIRECT or the like says more than that one.
+            matched = [visit for visit in self.path if visit.matched]
+            self.decided_by = matched[-2] if len(matched) > 1 else matched[-1]
+
+    def _stays_here(self) -> bool:
+        """Whether the packet, past this hook, is for the pod itself; over lo if it came from it."""
+        route = self.pod_network.policy_route
+        marked = route is not None and self.packet.mark == route.mark
+        if not (marked or self.captured or self.pod_network.is_local(self.packet.destination)):
+            return False
+        if self.hook == "OUTPUT":
+            self.packet = replace(self.packet, interface="lo")
+        return True
+
+    def _tables(self, name: str) -> None:
+        titles = [title for title, table in self.pod_network.tables.items() if table.name == name]
+        if not titles or self.hook not in BUILT_IN[name]:
+            return
+        if name == "nat":
+            if self.nat_done or self.hook == "INPUT":
+                return
+            # Whatever comes of it, conntrack asks no second time for this connection.
+            self.nat_done = True
+        for title in titles:
+            self._table(title)
+            if self.dropped or (name == "nat" and self.captured):
+                return
+
+    def _table(self, title: str) -> None:
+        chain = self.pod_network.tables[title].chain(self.hook)
+        if self._chain(title, self.hook) is not _Stop.ACCEPTED and chain and chain.policy == "DROP":
+            self.dropped = True
+
+    def _chain(self, title: str, name: str) -> _Stop:
+        chain = self.pod_network.tables[title].chain(name)
+        for number, rule in enumerate(chain.rules if chain else (), start=1):
+            matched = self._matches(rule)
+            self.path.append(
+                Visit(self.packet, self.hook, title, name, number, rule, matched, rule.why)
+            )
+            if matched or (matched is None and rule in self.assumed):
+                stop = self._target(title, rule)
+                if stop is not None:
+                    return stop
+        return _Stop.RETURNED
+
+    def _target(self, title: str, rule: Rule) -> _Stop | None:
+        """Carry out a rule's target; None where the next rule is tried."""
+        target = rule.target
+        match target:
+            case Verdict("RETURN"):
+                return _Stop.RETURNED
+            case Verdict(name):
+                self.dropped = name == "DROP"
+                return _Stop.ACCEPTED
+            case Reject():
+                self.dropped = True
+                return _Stop.ACCEPTED
+            case Jump(name):
+                stop = self._chain(title, name)
+                return stop if stop is _Stop.ACCEPTED else None
+            case Goto(name):
+                return self._chain(title, name)
+            case Redirect(port):
+                self._redirect(port)
+                return _Stop.ACCEPTED
+            case Tproxy(port, mark, _):
+                self.packet = replace(self.packet, mark=mark)
+                self._capture("TPROXY", port)
+                return _Stop.ACCEPTED
+            case SetMark(value):
+                self.packet = replace(self.packet, mark=value)
+            case SaveMark():
+                self.packet = replace(self.packet, connection_mark=self.packet.mark)
+            case RestoreMark():
+                self.packet = replace(self.packet, mark=self.packet.connection_mark)
+            case ConntrackZone():
+                pass
+            case UnknownTarget(name):
+                return None if name in GO_ON else _Stop.ACCEPTED
+            case _:
+                assert_never(target)
+        return None
+
+    def _redirect(self, port: int) -> None:
+        self._capture("REDIRECT", port)
+        if self.hook == "OUTPUT":
+            loopback = IPv4Address("127.0.0.1"), IPv6Address("::1")
+            own = loopback[self.packet.family is Family.V6]
+        else:
+            # The address of the interface that it came by; any of the pod's own stands for it.
+            here = [
+                a for a in self.pod_network.pod_addresses if a.version == self.packet.family.value
+            ]
+            own = here[0] if here else self.packet.destination
+        self.packet = replace(self.packet, destination=own, destination_port=port)
+
+    def _matches(self, rule: Rule) -> bool | None:
+        """Whether a rule matches; None if all that is known of it does, but something is not."""
+        known: bool | None = True
+        for match in rule.matches:
+            holds = asks_for(match, self.packet, self.hook)
+            if holds is False:
+                return False
+            known = known if holds else None
+        return known
+
+
+def asks_for(match: Match, packet: Packet, hook: str) -> bool | None:
+    """Whether a packet at this hook is what a match asks for; None if that is not known here."""
+    sends = hook == "OUTPUT"
+    match match:
+        case Source(network, negated):
+            return (packet.source in network) != negated
+        case Destination(network, negated):
+            return (packet.destination in network) != negated
+        case InInterface(name, negated):
+            return (not sends and is_named(packet.interface, name)) != negated
+        case OutInterface(name, negated):
+            return (sends and is_named(packet.interface, name)) != negated
+        case Protocol(name, negated):
+            return (packet.protocol == name) != negated
+        case DestinationPort(name, port, negated):
+            return packet.protocol == name and (packet.destination_port == port) != negated
+        case SourcePort(name, port, negated):
+            return packet.protocol == name and (packet.source_port == port) != negated
+        case DestinationPorts(ports, negated):
+            return (packet.destination_port in ports) != negated
+        case OwnerUid(uid, negated):
+            return sends and (packet.uid == uid) != negated
+        case OwnerGid(gid, negated):
+            return sends and (packet.gid == gid) != negated
+        case Mark(value, negated):
+            return (packet.mark == value) != negated
+        case ConnectionMark(value, negated):
+            return (packet.connection_mark == value) != negated
+        case Socket():
+            # A listener on any address does not count, an established connection does.
+            return packet.state == "ESTABLISHED"
+        case State(states) | ConntrackState(states):
+            return packet.state in states
+        case Comment():
+            return True
+        case UnknownMatch():
+            return None
+        case _:
+            assert_never(match)
+
+
+def is_named(interface: str, name: str) -> bool:
+    """Whether a rule's interface name, perhaps a prefix that ends in +, means this interface."""
+    return interface.startswith(name[:-1]) if name.endswith("+") else interface == name
+
+
+def sentence(packet: Packet, result: Walk) -> str:
+    """The verdict in one sentence."""
+    goes = (
+        f"{packet.protocol.upper()} to {endpoint_text(packet.destination, packet.destination_port)}"
+    )
+    who = f" from uid {packet.uid}, gid {packet.gid}" if packet.direction is Direction.OUT else ""
+    decided = result.decided_by
+    because = f": {decided.why}" if decided and decided.why else ""
+    if result.outcome is Outcome.CAPTURED:
+        target = f"the proxy's port {result.port} by {result.by}"
+        return f"Captured: {goes}{who} goes to {target}{because}."
+    if result.outcome is Outcome.DROPPED:
+        return f"Dropped: {goes}{who} goes nowhere{because}."
+    return f"Direct: {goes}{who} is not captured{because or ': no rule captures it'}."
+
+
+def endpoint_text(address: Address, port: int) -> str:
+    """An address and a port, an IPv6 address in brackets."""
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"

@@ -1,0 +1,138 @@
+"""A command line, split into flags and their values by the table of flags.
+
+Splitting follows pflag, the library of the program that ours replaces, because manifests were
+written for it: `--name value`, `--name=value`, `-x value`, `-xvalue`, `-x=value`; a switch takes a
+value only behind `=`; a value may look like a flag. Python's own parsers differ in each of these
+points and stop at the first mistake; ours goes on, so that all can be reported together.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from ..errors import Mistake
+from ..frozen import frozen
+from .flags import FLAGS, Flag, FlagKind
+
+
+def _by_spelling(flags: Sequence[Flag]) -> Mapping[str, Flag]:
+    return {word: flag for flag in flags for word in f"{flag.spellings} {flag.opposite}".split()}
+
+
+_BY_SPELLING = _by_spelling(FLAGS)
+
+
+@frozen
+class Setting:
+    """A value as it was given, and where: the flag as typed, or the variable.
+
+    `opposite` says that it was the spelling that switches off.
+    """
+
+    source: str
+    text: str
+    opposite: bool = False
+
+
+@frozen
+class CommandLine:
+    """What a command line says: the last of each flag, by the flag's name, and what is wrong."""
+
+    given: Mapping[str, Setting]
+    mistakes: tuple[Mistake, ...] = ()
+
+
+def split(words: Sequence[str], extra: Sequence[Flag] = ()) -> CommandLine:
+    """Split the words behind the command's name into flags and their values.
+
+    `extra` are the options that only this command has.
+    """
+    known = {**_BY_SPELLING, **_by_spelling(extra)}
+    given: dict[str, Setting] = {}
+    mistakes: list[Mistake] = []
+    rest = list(reversed(words))
+    while rest:
+        word = rest.pop()
+        spelling, value = _spelling_and_value(word)
+        flag = known.get(spelling)
+        if flag is None:
+            mistakes.append(_unknown_word(word, spelling, known))
+            if value is None and word.startswith("-"):
+                _drop_value(rest)
+            continue
+        if value is None and flag.kind is FlagKind.VALUE:
+            if not rest:
+                mistakes.append(Mistake(spelling, None, "expected a value behind it"))
+                continue
+            value = rest.pop()
+            if _lacks_value(value, known):
+                _drop_value(rest)
+        elif value is None and flag.kind is FlagKind.BACKEND and rest and rest[-1] in BACKENDS:
+            value = rest.pop()
+        elif value and flag.kind is FlagKind.SWITCH and word[1] != "-" and word[2] != "=":
+            # Switches may share a dash: -nf is -n -f.
+            rest.append(f"-{value}")
+            value = None
+        text = "true" if value is None else value
+        if flag.repeats and flag.name in given:
+            text = f"{given[flag.name].text},{text}"
+        given[flag.name] = Setting(spelling, text, spelling == flag.opposite)
+    return CommandLine(given, tuple(mistakes))
+
+
+def _lacks_value(word: str, known: Mapping[str, Flag]) -> bool:
+    """Whether `word`, taken for another flag's value, is itself a flag whose value comes next."""
+    spelling, value = _spelling_and_value(word)
+    flag = known.get(spelling)
+    return flag is not None and flag.kind is FlagKind.VALUE and value is None
+
+
+def _drop_value(rest: list[str]) -> None:
+    """Leave out what belongs to a flag that is a mistake already, so that it is told once."""
+    if rest and not rest[-1].startswith("-"):
+        rest.pop()
+
+
+BACKENDS = ("legacy", "nft", "")
+
+
+def _spelling_and_value(word: str) -> tuple[str, str | None]:
+    if word.startswith("--"):
+        spelling, equals, value = word.partition("=")
+        return spelling, value if equals else None
+    if word.startswith("-") and len(word) > 2:
+        return word[:2], word[2:].removeprefix("=")
+    return word, None
+
+
+def _unknown_word(word: str, spelling: str, known: Mapping[str, Flag]) -> Mistake:
+    if not word.startswith("-"):
+        return Mistake(
+            "command line",
+            word,
+            "expected a flag, or in front of all flags a command that this version has",
+            "a list is one word: without blanks, or quoted",
+        )
+    from difflib import get_close_matches
+
+    close = get_close_matches(spelling, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else "proxy-init --help lists them"
+    return Mistake("command line", spelling, "expected a flag of proxy-init", hint)
+
+
+def is_flag(word: str, extra: Sequence[Flag] = ()) -> bool:
+    """Whether `word` reads as one of the flags, alone or with its value."""
+    return _spelling_and_value(word)[0] in {**_BY_SPELLING, **_by_spelling(extra)}
+
+
+def merge(
+    line: CommandLine, environ: Mapping[str, str], extra: Sequence[Flag] = ()
+) -> Mapping[str, Setting]:
+    """What was given, by the flag's name: a flag beats its variables, and an empty text, which
+    real manifests pass, counts as not given."""
+    merged: dict[str, Setting] = {}
+    for flag in (*FLAGS, *extra):
+        variables = (Setting(name, environ.get(name, "")) for name in flag.variables.split())
+        for given in (line.given.get(flag.name), *variables):
+            if given is not None and given.text.strip():
+                merged[flag.name] = given
+                break
+    return merged

@@ -1,0 +1,303 @@
+"""From flags, variables and the files that they name to a Config, or to all mistakes of the call.
+
+It knows nothing of the kernel, and of the machine just what `machine.Machine` offers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from ipaddress import IPv4Network
+
+from ..errors import BadCall, Mistake
+from ..frozen import replace
+from ..rules.model import Family
+from ..rules.networks import Network
+from . import values
+from .command_line import merge, split
+from .config import EVERYTHING, OLD_RULES, TPROXY_OUTBOUND_MARK, Config, Everything, Mode, Networks
+from .flags import FLAGS, Flag
+from .settings import Settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .machine import Machine
+
+RESOLV_CONF = "/etc/resolv.conf"
+MOST_OWNER_GROUPS = 64
+_BACKENDS = ("legacy", "nft")
+
+
+def read_config(
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    machine: Machine,
+    extra: Sequence[Flag] = (),
+) -> Config:
+    """Check the words behind the command's name, and the environment.
+
+    `extra` are the options that only this command has.
+    Raises BadCall with every mistake of the call. With --strict, warnings are mistakes too.
+    """
+    line = split(argv, extra)
+    settings = Settings(merge(line, environ, extra), environ, machine, extra)
+    if settings.old_rules:
+        environ = _environ_of_1_0(settings)
+        settings = Settings(merge(line, environ, extra), environ, machine, extra, settings.mistakes)
+    settings.mistakes.extend(line.mistakes)
+    config = replace(_read(settings), own=settings.own())
+    settings.mistakes.extend(_contradictions(config, settings))
+    if not settings.mistakes:
+        from .warnings import warnings_of
+
+        config = replace(config, warnings=tuple(warnings_of(config, settings.given)))
+        settings.mistakes.extend(_strictly(config))
+    if settings.mistakes:
+        raise BadCall(settings.mistakes)
+    return config
+
+
+def _strictly(config: Config) -> Iterator[Mistake]:
+    if config.strict:
+        yield from (Mistake("--strict", None, warning) for warning in config.warnings)
+
+
+def _read(settings: Settings) -> Config:
+    outbound_port = settings.one("outbound_port", values.port, 15001)
+    proxy_uids = settings.many("proxy_uids", settings.user) or _default_uids(settings)
+    modes = [mode.value for mode in Mode]
+    mode = settings.one("mode", lambda item: values.choice(item, *modes), "REDIRECT")
+    captured = settings.everything_or("outbound_networks", settings.cidr)
+    redirect_dns = settings.switch("redirect_dns")
+    groups = settings.variable_items("ISTIO_OUTBOUND_OWNER_GROUPS", _group_or_everything(settings))
+    ipv4_only, ipv6_only = settings.switch("ipv4_only"), settings.switch("ipv6_only")
+    return Config(
+        outbound_port=outbound_port,
+        inbound_port=settings.one("inbound_port", values.port, outbound_port),
+        tunnel_port=settings.one("tunnel_port", values.port, 15008),
+        proxy_uids=proxy_uids,
+        proxy_gids=settings.many("proxy_gids", settings.group) or proxy_uids,
+        mode=Mode(mode),
+        inbound_ports=settings.everything_or("inbound_ports", values.port),
+        inbound_excluded_ports=settings.many("inbound_excluded_ports", values.port, file=True),
+        outbound_networks=(
+            EVERYTHING if captured is EVERYTHING else tuple(network for network, _ in captured)
+        ),
+        captures_loopback=(
+            captured is not EVERYTHING and any(address.is_loopback for _, address in captured)
+        ),
+        outbound_excluded_networks=tuple(
+            network
+            for network, _ in settings.many("outbound_excluded_networks", settings.cidr, file=True)
+        ),
+        outbound_ports=settings.many("outbound_ports", values.port, file=True),
+        outbound_excluded_ports=settings.many("outbound_excluded_ports", values.port, file=True),
+        excluded_interfaces=settings.many("excluded_interfaces", values.interface),
+        virtual_interfaces=settings.many("virtual_interfaces", values.interface),
+        owner_groups=(
+            EVERYTHING
+            if groups in ((), (EVERYTHING,))
+            else tuple(group for group in groups if group is not EVERYTHING)
+        ),
+        owner_groups_excluded=settings.variable_items(
+            "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE", settings.group
+        ),
+        ipv4_loopback=settings.variable(
+            "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR", _ipv4_loopback, IPv4Network("127.0.0.1/32")
+        ),
+        tproxy_mark=settings.one("tproxy_mark", values.mark, 1337),
+        tproxy_route_table=settings.one("tproxy_route_table", values.route_table, 133),
+        redirect_dns=redirect_dns,
+        capture_all_dns=settings.switch("capture_all_dns"),
+        dns_servers=_dns_servers(settings) if redirect_dns else (),
+        drop_invalid=settings.switch("drop_invalid"),
+        ipv6=_ipv6(settings),
+        dual_stack=settings.switch("dual_stack"),
+        dry_run=settings.switch("dry_run"),
+        printed_families=tuple(
+            family
+            for family, other_only in ((Family.V4, ipv6_only), (Family.V6, ipv4_only))
+            if not other_only
+        ),
+        network_namespace=settings.one("network_namespace", str, None),
+        network_namespace_source=settings.source("network_namespace"),
+        reconcile=settings.switch("reconcile", default=True),
+        force_apply=settings.switch("force_apply"),
+        cleanup_only=settings.switch("cleanup_only"),
+        skip_rule_apply=settings.switch("skip_rule_apply"),
+        run_validation=settings.switch("run_validation"),
+        probe_port=settings.one("probe_port", values.port, 15002),
+        probe_timeout=settings.one("probe_timeout", values.duration, 5000),
+        ruleset=settings.one(
+            "ruleset", lambda item: values.choice(item, "current", OLD_RULES), "current"
+        ),
+        comments=settings.switch("comments"),
+        log_level=settings.one("log_level", values.log_level, "info"),
+        log_as_json=settings.switch("log_as_json"),
+        backend=_backend(settings),
+        cidr_tree=settings.one(
+            "cidr_tree", lambda item: values.choice(item, "auto", "never", "always"), "auto"
+        ),
+        wait=settings.one("wait", values.wait, 30),
+        lock_file=settings.environ.get("XTABLES_LOCKFILE") or "/run/xtables.lock",
+        strict=settings.switch("strict"),
+        output=settings.one("output", lambda item: values.choice(item, "text", "json"), "text"),
+        notes=tuple(_notes(settings)),
+    )
+
+
+def _default_uids(settings: Settings) -> tuple[int, ...]:
+    uid = settings.machine.user_id(settings.environ.get("ENVOY_USER") or "istio-proxy")
+    proxy = 1337 if uid is None else uid
+    # 1.0 exempted root for its certificate agent.
+    return (proxy, 0) if settings.old_rules else (proxy,)
+
+
+def _ipv6(settings: Settings) -> bool | None:
+    given = settings.given.get("ipv6")
+    if settings.old_rules:
+        # Its script took any word in the variable for yes, even "false".
+        return given is not None and (not given.source.startswith("-") or settings.switch("ipv6"))
+    return None if given is None else settings.switch("ipv6")
+
+
+def _group_or_everything(settings: Settings) -> Callable[[str], int | Everything]:
+    return lambda item: EVERYTHING if item == "*" else settings.group(item)
+
+
+def _ipv4_loopback(item: str) -> IPv4Network:
+    expected = "a CIDR inside 127.0.0.0/8"
+    network, _ = values.cidr(item)
+    if not isinstance(network, IPv4Network) or not network.subnet_of(IPv4Network("127.0.0.0/8")):
+        raise values.BadValue(item, expected)
+    return network
+
+
+def _dns_servers(settings: Settings) -> Networks:
+    """The `nameserver` lines of resolv.conf, man 5 resolv.conf."""
+    try:
+        text = settings.machine.read_text(RESOLV_CONF)
+    except OSError:
+        return ()
+    servers: list[Network] = []
+    for line in text.splitlines():
+        words = line.split()
+        if words[:1] == ["nameserver"] and len(words) > 1:
+            try:
+                servers.append(values.cidr(words[1].partition("%")[0])[0])
+            except values.BadValue:
+                continue
+    return tuple(servers)
+
+
+def _backend(settings: Settings) -> str:
+    """As --backend says, or the flags of the program that ours replaces which say the same."""
+    asked = "auto"
+    if settings.switch("native_nftables"):
+        asked = "nft"
+    word: str = settings.one("force_iptables_binary", _backend_word, "")
+    if word in _BACKENDS:
+        asked = word
+    return settings.one("backend", lambda item: values.choice(item, "auto", *_BACKENDS), asked)
+
+
+def _notes(settings: Settings) -> Iterator[str]:
+    for flag in FLAGS:
+        given = settings.given.get(flag.name)
+        if given is None:
+            continue
+        if flag.retired:
+            if flag.kind is flag.kind.SWITCH:
+                settings.switch(flag.name)
+            yield f"{given.source} is a retired flag and has no effect"
+        elif flag.name == "cni_mode" and settings.switch(flag.name):
+            yield f"{given.source} has no effect"
+        elif flag.name == "native_nftables" and settings.switch(flag.name):
+            yield f"{given.source} is taken for --backend nft"
+        elif flag.name == "force_iptables_binary":
+            word = given.text.strip()
+            if word in _BACKENDS:
+                yield f"{given.source} {word} is taken for --backend {word}"
+            else:
+                yield f"{given.source} has no effect without {' or '.join(_BACKENDS)}"
+
+
+def _backend_word(item: str) -> str:
+    if item not in _BACKENDS:
+        try:
+            values.switch(item)
+        except values.BadValue:
+            raise values.BadValue(item, "legacy or nft") from None
+    return item
+
+
+def _contradictions(config: Config, settings: Settings) -> Iterator[Mistake]:
+    """Values that are good alone and wrong together, or that this version cannot serve."""
+    environ = settings.environ
+    included, excluded = "ISTIO_OUTBOUND_OWNER_GROUPS", "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE"
+    listed = values.items(environ.get(included, ""))
+    if len(listed) > MOST_OWNER_GROUPS:
+        limit = f"expected at most {MOST_OWNER_GROUPS} groups, got {len(listed)}"
+        yield Mistake(included, None, limit)
+    if "*" in listed and listed != ["*"]:
+        yield Mistake(included, "*", "expected * alone, or groups without it")
+    if listed not in ([], ["*"]) and values.items(environ.get(excluded, "")):
+        yield Mistake(excluded, None, f"expected only one list, but {included} names groups too")
+    if not config.printed_families:
+        yield Mistake("-4", None, "expected one of -4 and -6: without either, both are printed")
+    for name in ("ipv4_only", "ipv6_only"):
+        if name in settings.given and len(config.printed_families) == 1 and not config.dry_run:
+            hint = "--ipv6 and --no-ipv6 say which families rules are built for"
+            yield Mistake(settings.source(name), None, "expected only with --dry-run", hint)
+    if config.mode is Mode.TPROXY and config.tproxy_mark == TPROXY_OUTBOUND_MARK:
+        yield Mistake(
+            settings.source("tproxy_mark"),
+            str(TPROXY_OUTBOUND_MARK),
+            "expected another mark in mode TPROXY: this one marks what the proxy sends to its pod",
+        )
+    if settings.old_rules:
+        yield from _not_in_1_0(config, settings)
+
+
+def _environ_of_1_0(settings: Settings) -> Mapping[str, str]:
+    """The environment as the script of 1.0 made it: the variables of two files beat those given to
+    the process, and PROXY_UID and PROXY_GID do not count."""
+    environ = dict(settings.environ)
+    for variable, name in (
+        ("ISTIO_CLUSTER_CONFIG", "cluster.env"),
+        ("ISTIO_SIDECAR_CONFIG", "sidecar.env"),
+    ):
+        path = settings.environ.get(variable) or f"/var/lib/istio/envoy/{name}"
+        try:
+            text = settings.machine.read_text(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            hint = error.strerror or str(error)
+            settings.mistakes.append(Mistake(variable, path, "expected a readable file", hint))
+            continue
+        for number, line in enumerate(text.splitlines(), start=1):
+            try:
+                environ.update(values.assignment(line))
+            except values.BadValue as bad:
+                source = f"{path} line {number}"
+                settings.mistakes.append(Mistake(source, bad.item, f"expected {bad.expected}"))
+    return {name: text for name, text in environ.items() if name not in ("PROXY_UID", "PROXY_GID")}
+
+
+def _not_in_1_0(config: Config, settings: Settings) -> Iterator[Mistake]:
+    expected = "the rule set 1.0 has nothing of the kind; leave it out, or use --ruleset current"
+    for name in (
+        *("excluded_interfaces", "virtual_interfaces", "tunnel_port"),
+        *("outbound_ports", "outbound_excluded_ports"),
+    ):
+        if name in settings.given:
+            yield Mistake(settings.source(name), settings.given[name].text, expected)
+    for name in ("drop_invalid", "redirect_dns", "capture_all_dns"):
+        if getattr(config, name):
+            yield Mistake(settings.source(name), None, expected)
+    for variable in (
+        *("ISTIO_OUTBOUND_OWNER_GROUPS", "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE"),
+        "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR",
+    ):
+        if values.items(settings.environ.get(variable, "")) not in ([], ["*"]):
+            yield Mistake(variable, settings.environ[variable], expected)

@@ -1,0 +1,205 @@
+"""One text, one value: each function reads one item or raises BadValue."""
+
+import re
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+from ..log import LOG_LEVELS
+from ..rules.networks import Network
+
+HIGHEST_ID = 4294967294  # (uid_t)-1 means "no change" to the kernel, man 2 setresuid
+
+
+class BadValue(ValueError):
+    """An item that can't be read: what is expected instead, and what was perhaps meant."""
+
+    def __init__(self, item: str, expected: str, hint: str = "") -> None:
+        super().__init__(f"got {item!r}, expected {expected}")
+        self.item = item
+        self.expected = expected
+        self.hint = hint
+
+
+def items(text: str) -> list[str]:
+    """The items of a comma list; blanks around them and empty ones are what injectors produce."""
+    return [item for item in (part.strip() for part in text.split(",")) if item]
+
+
+def file_items(text: str) -> list[str]:
+    """The items of a list file: by line or comma; # starts a comment."""
+    return [item for line in text.splitlines() for item in items(line.partition("#")[0])]
+
+
+def _whole_number(item: str, low: int, high: int, expected: str) -> int:
+    # int() alone would also take 8_0, +80 and digits of other scripts.
+    if not re.fullmatch("[0-9]{1,10}", item):
+        raise BadValue(item, expected)
+    if len(item) > 1 and item.startswith("0"):
+        raise BadValue(item, expected, "iptables reads a leading 0 as octal; leave it out")
+    if not low <= int(item) <= high:
+        raise BadValue(item, expected)
+    return int(item)
+
+
+def port(item: str) -> int:
+    """A TCP or UDP port."""
+    expected = "a port from 1 to 65535"
+    if re.fullmatch("[0-9]+[:-][0-9]+", item):
+        raise BadValue(item, expected, "ranges are not taken, write each port")
+    return _whole_number(item, 1, 65535, expected)
+
+
+def wait(item: str) -> int:
+    """A whole number of seconds."""
+    return _whole_number(item, 0, 86400, "whole seconds from 0 to 86400")
+
+
+def interval(item: str) -> float:
+    """The seconds between two looks, with a fraction if need be."""
+    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", item) or not 0.1 <= float(item) <= 86400:
+        raise BadValue(item, "seconds from 0.1 to 86400")
+    return float(item)
+
+
+def route_table(item: str) -> int:
+    """A routing table that is not one of the system's own (253 to 255, linux/rtnetlink.h)."""
+    expected = "a routing table from 1 to 4294967295, but not 253 to 255, the system's own"
+    number = _whole_number(item, 1, 2**32 - 1, expected)
+    if 253 <= number <= 255:
+        raise BadValue(item, expected)
+    return number
+
+
+def mark(item: str) -> int:
+    """A fwmark; 0 is what unmarked packets have, so it would match them all."""
+    expected = "a fwmark from 1 to 4294967295, decimal or 0x"
+    if re.fullmatch("0[xX][0-9a-fA-F]{1,8}", item) and int(item, 16):
+        return int(item, 16)
+    return _whole_number(item, 1, 2**32 - 1, expected)
+
+
+def any_mark(item: str) -> int:
+    """A fwmark that a packet has, perhaps none."""
+    return 0 if item == "0" else mark(item)
+
+
+def number_of_owner(item: str) -> int:
+    """A uid or gid, by number."""
+    return _whole_number(item, 0, HIGHEST_ID, f"a number from 0 to {HIGHEST_ID}")
+
+
+def owner(item: str, kind: str, look_up: Callable[[str], int | None]) -> int:
+    """A uid or gid, by number or name; `kind` is user or group."""
+    identifier = "uid" if kind == "user" else "gid"
+    expected = f"a {identifier} from 0 to {HIGHEST_ID}, or the name of a {kind}"
+    if re.fullmatch("[0-9]+", item):
+        return _whole_number(item, 0, HIGHEST_ID, expected)
+    # useradd's own idea of a name, a little widened: man 8 useradd, "CAVEATS".
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.@\\-]*\$?", item):
+        raise BadValue(item, expected)
+    number = look_up(item)
+    if number is None:
+        raise BadValue(item, expected, f"there is no such {kind} here")
+    return number
+
+
+def cidr(item: str) -> tuple[Network, IPv4Address | IPv6Address]:
+    """A network with its host bits masked off, and the address as it was written."""
+    expected = "an IPv4 or IPv6 CIDR such as 10.0.0.0/8 or fd00::/8, or an address"
+    text, slash, length = item.partition("/")
+    try:
+        address = ip_address(text)
+    except ValueError:
+        raise BadValue(item, expected, _cidr_hint(item)) from None
+    if "%" in text:
+        raise BadValue(item, expected, "an address has no %zone here")
+    if not slash:
+        length = str(address.max_prefixlen)
+    if not re.fullmatch("0|[1-9][0-9]{0,2}", length) or int(length) > address.max_prefixlen:
+        raise BadValue(item, expected, f"the prefix length goes from 0 to {address.max_prefixlen}")
+    return ip_network((address.packed, int(length)), strict=False), address
+
+
+def _cidr_hint(item: str) -> str:
+    if item == "*":
+        return "* stands alone, and only where all may be meant"
+    if re.fullmatch("[A-Za-z][A-Za-z0-9-]*([.][A-Za-z0-9-]+)*", item):
+        return "names are not looked up"
+    return ""
+
+
+def assignment(line: str) -> dict[str, str]:
+    """The variable that one line of an environment file sets: NAME=value, plain or in quotes.
+
+    Nothing in it is ever expanded or executed. Empty lines and comments set none.
+    """
+    text = line.strip().removeprefix("export ").strip()
+    if not text or text.startswith("#"):
+        return {}
+    name, equals, value = text.partition("=")
+    if not equals or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+        raise BadValue(line, "NAME=value, an empty line or a comment")
+    value = value.strip()
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        value = value[1:-1]
+    return {name: value}
+
+
+def interface(item: str) -> str:
+    """An interface's name, or a prefix that ends in + (net/core/dev.c, dev_valid_name)."""
+    name = item.encode("utf-8", "surrogateescape")
+    # The kernel's isspace() follows Latin-1, so the byte 0xa0 is a blank to it too.
+    refused = bytes(byte for byte in name if byte in b" \t\n\v\f\r\xa0/:\"'\\\0")
+    expected = "an interface name of 1 to 15 bytes without blank, quote, / : or \\"
+    if refused or not 1 <= len(name) <= 15 or item in (".", ".."):
+        raise BadValue(item, expected)
+    if item[0] in "-!":
+        raise BadValue(item, expected + ", and no - or ! in front")
+    try:
+        item.encode()
+    except UnicodeEncodeError:
+        raise BadValue(item, expected + ", in UTF-8") from None
+    return item
+
+
+def switch(item: str) -> bool:
+    """1, t, true, 0, f or false in any case, the words of Go's strconv.ParseBool."""
+    known = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
+    if item.lower() not in known:
+        raise BadValue(item, "true or false (or 1, t, 0, f)")
+    return known[item.lower()]
+
+
+def choice(item: str, *allowed: str) -> str:
+    """One of a few words."""
+    if item not in allowed:
+        hint = f"did you mean {item.upper()}?" if item.upper() in allowed else ""
+        hint = f"did you mean {item.lower()}?" if item.lower() in allowed else hint
+        raise BadValue(item, " or ".join(allowed), hint)
+    return item
+
+
+_UNITS = {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "m": 60e3, "h": 3600e3}
+
+
+def duration(item: str) -> int:
+    """A duration as Go writes it, in milliseconds: at least 1, at most a day."""
+    part = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ns|us|µs|ms|s|m|h)"
+    milliseconds = 0.0
+    if re.fullmatch(f"(?:{part})+", item):
+        milliseconds = sum(float(n) * _UNITS[unit] for n, unit in re.findall(part, item))
+    if not 1 <= milliseconds <= 86400e3:
+        raise BadValue(item, "a duration from 1ms to 24h, such as 5s, 500ms or 1m30s")
+    return round(milliseconds)
+
+
+def log_level(text: str) -> str:
+    """Our level out of `level` or Istio's `scope:level,…`; other scopes than ours are ignored."""
+    ours = "info"
+    for item in items(text):
+        scope, colon, level = item.rpartition(":")
+        if level not in LOG_LEVELS or (colon and not scope):
+            raise BadValue(item, f"one of {', '.join(LOG_LEVELS)}, or scope:level")
+        if scope in ("", "default", "all"):
+            ours = level
+    return ours

@@ -1,0 +1,112 @@
+"""Which backend a run goes through, and why."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+
+from ..errors import ApplyFailed, ProxyInitError
+from ..frozen import frozen, replace
+from ..log import logger
+from ..rules.model import Ruleset
+from ..rules.ownership import ours_in
+from .backend import Backend, Task, tables_there
+from .system.refusal import KernelRefused
+from .system.workers import Worker, side_by_side
+
+
+@frozen
+class Choice:
+    """The backend that rules go through, and why; `left` are others that still hold some of ours,
+    which must go: a packet would meet them twice."""
+
+    backend: Backend
+    why: str
+    left: tuple[Backend, ...] = ()
+
+    def tasks(self, rulesets: Sequence[Ruleset]) -> list[Task]:
+        """All that has to be seen to, for the rulesets to be in place through this one alone."""
+        tasks = [Task(ruleset, self.backend) for ruleset in rulesets]
+        for backend in self.left:
+            tasks += [
+                Task(replace(ruleset, tables=()), backend, with_routing=False)
+                for ruleset in rulesets
+            ]
+        return tasks
+
+    def load(self) -> None:
+        """Load what reading and writing take. Raises NodeCannot."""
+        for backend in (self.backend, *self.left):
+            backend.load()
+
+
+def choose(asked: str, rulesets: Sequence[Ruleset], write: bool = True) -> Choice:
+    """Which backend to take for a run, where the user asked for `legacy`, `nft` or `auto`.
+
+    Auto is legacy where this kernel has its tables, else nft; but where rules of ours are in one of
+    them already, that one. Unless we are to `write`, no table is brought into being by asking.
+    Raises NodeCannot where neither works.
+    """
+    there = [b for b in Backend if any(tables_there(b, ruleset.family) for ruleset in rulesets)]
+    if asked != "auto":
+        chosen, why = Backend(asked), "as asked for"
+        held = _holders(there, rulesets, but=chosen)
+    elif Backend.NFT not in there:
+        chosen, why = _by_kernel(rulesets, write)
+        held = _holders(there, rulesets, but=chosen)
+    else:
+        held = _holders(there, rulesets)
+        if held:
+            chosen, why = held[0], "rules of ours are there already"
+        else:
+            chosen, why = _by_kernel(rulesets, write)
+    return Choice(chosen, why, tuple(backend for backend in held if backend is not chosen))
+
+
+def _by_kernel(rulesets: Sequence[Ruleset], write: bool) -> tuple[Backend, str]:
+    from .legacy.sockopt import lacks_legacy
+
+    # A family for which nothing is wanted may be missing from the kernel altogether.
+    concerned = [ruleset for ruleset in rulesets if ruleset.tables]
+    lacks = (
+        lacks_legacy(ruleset, tables_there(Backend.LEGACY, ruleset.family), write)
+        for ruleset in concerned
+    )
+    lacking = next(filter(None, lacks), "")
+    if not lacking:
+        return Backend.LEGACY, "this kernel has its tables"
+    from .needs import neither_works
+
+    error = neither_works(concerned, lacking)
+    if error:
+        raise error
+    return Backend.NFT, lacking
+
+
+def _holders(
+    there: Sequence[Backend], rulesets: Sequence[Ruleset], but: Backend | None = None
+) -> list[Backend]:
+    return [b for b in there if b is not but and _holds_ours(b, rulesets)]
+
+
+def _holds_ours(backend: Backend, rulesets: Sequence[Ruleset]) -> bool:
+    """Whether any family's tables hold something of ours; who can't be asked is taken not to."""
+    try:
+        backend.load()
+        with ExitStack() as stack:
+            workers: list[Worker[bool]] = [
+                stack.enter_context(Worker(ruleset.family.title, partial(_look, backend, ruleset)))
+                for ruleset in rulesets
+            ]
+            found = side_by_side(workers)
+    except ProxyInitError as error:
+        logger.debug("backend %s can't be looked at: %s", backend.value, error)
+        return False
+    return any(found)
+
+
+def _look(backend: Backend, ruleset: Ruleset) -> Iterator[bool]:
+    tables = backend.tables(ruleset.family)
+    try:
+        yield any(ours_in(tables.read(name), ruleset.table(name)) for name in tables.instantiated())
+    except KernelRefused as refused:
+        raise ApplyFailed(f"{ruleset.family.title} {refused}") from refused

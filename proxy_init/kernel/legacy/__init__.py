@@ -1,0 +1,1 @@
+"""The legacy tables (x_tables), through libiptc."""

@@ -1,0 +1,1 @@
+"""Policy routes and addresses, through rtnetlink."""

@@ -1,0 +1,1 @@
+"""This process and what surrounds it: files in /proc, namespaces, children, locks."""

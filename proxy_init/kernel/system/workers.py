@@ -1,0 +1,146 @@
+"""Work that is done one step at a time, in child processes where it must be.
+
+libxtables can serve only one family in a process, and may end the process on an error. So each
+family's work is a generator that runs in a child of its own: the parent asks for one step after
+the other, of several children side by side, and survives whatever happens in them. A family that is
+alone can do without, which saves a child's 5 ms.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # signal without its enumerations
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+
+from ...errors import ApplyFailed, ProxyInitError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO, TypeVar
+
+    Step = TypeVar("Step")
+
+
+class Worker(AbstractContextManager["Worker[Step]"]):
+    """A child process that takes the steps of a generator when asked.
+
+    Use it as a context manager; at its end the child is gone. A child whose parent dies takes no
+    further step.
+    """
+
+    def __init__(self, title: str, steps: Callable[[], Iterator[Step]]) -> None:
+        import pickle  # noqa: F401  for `answer` and `_serve`: here it is loaded once
+
+        self.title = title
+        asked, self._ask = os.pipe()
+        answers, answer = os.pipe()
+        self._output = os.memfd_create("output")
+        self._pid = os.fork()
+        if self._pid == 0:
+            # os._exit: nothing of the parent's may be cleaned up or flushed a second time.
+            try:
+                # Ctrl-C is the parent's to deal with; it takes back what is half done.
+                _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+                os.close(self._ask)
+                _only_output(self._output)
+                _serve(steps(), asked, os.fdopen(answer, "wb"))
+            finally:
+                os._exit(0)
+        os.close(asked)
+        os.close(answer)
+        self._answers: BinaryIO = os.fdopen(answers, "rb")
+
+    def __enter__(self) -> Worker[Step]:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._ask)
+        self._answers.close()
+        os.waitpid(self._pid, 0)
+        os.close(self._output)
+
+    def ask(self) -> None:
+        """Let the child begin its next step."""
+        with suppress(BrokenPipeError):  # `answer` says what happened
+            os.write(self._ask, b".")
+
+    def answer(self) -> Step:
+        """What the step yielded. Raises what it raised, and ApplyFailed if the child ended."""
+        import pickle
+
+        try:
+            kind, value = pickle.load(self._answers)
+        except EOFError:
+            raise ApplyFailed(f"{self.title}: libxtables ended the work: {self._said()}") from None
+        if kind == "error":
+            raise value
+        if kind == "bug":
+            raise RuntimeError(value)
+        step: Step = value
+        return step
+
+    def _said(self) -> str:
+        """What libraries printed in the child."""
+        printed = os.pread(self._output, 4096, 0).decode(errors="replace").strip()
+        return printed or "it printed nothing"
+
+
+class InProcess(AbstractContextManager["InProcess[Step]"]):
+    """The steps of a generator, taken in this process.
+
+    Should libxtables end it, the run ends with that: so nothing may be changed before libxtables
+    has seen all.
+    """
+
+    def __init__(self, steps: Callable[[], Iterator[Step]]) -> None:
+        self._steps = steps()
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def ask(self) -> None:
+        """Nothing: it begins when it is waited for."""
+
+    def answer(self) -> Step:
+        """What the step yields. Raises what it raises."""
+        return next(self._steps)
+
+
+def side_by_side(workers: Sequence[Worker[Step] | InProcess[Step]]) -> list[Step]:
+    """One step of every worker, at the same time. Raises a failure once all are through."""
+    for worker in workers:
+        worker.ask()
+    answers: list[Step] = []
+    failures: list[Exception] = []
+    for worker in workers:
+        try:
+            answers.append(worker.answer())
+        except (ProxyInitError, RuntimeError) as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return answers
+
+
+def _only_output(output: int) -> None:
+    """Send what libraries print to the file that the parent reads if the child ends early."""
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+
+
+def _serve(steps: Iterator[Step], asked: int, answers: BinaryIO) -> None:
+    import pickle
+
+    while os.read(asked, 1):
+        message: tuple[str, object]
+        try:
+            message = ("step", next(steps))
+        except ProxyInitError as error:
+            message = ("error", error)
+        except Exception:
+            import traceback
+
+            message = ("bug", traceback.format_exc())
+        pickle.dump(message, answers)
+        answers.flush()

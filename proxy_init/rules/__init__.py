@@ -1,0 +1,1 @@
+"""The vocabulary of a ruleset, and all that is pure about it."""

@@ -1,0 +1,49 @@
+"""How iptables spells what a match or target extension asks: options and their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from ..frozen import frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol, TypeAlias, TypeVar
+
+    class Spelled(Protocol):
+        """A match or target that iptables spells with options."""
+
+        def options(self) -> tuple[Option, ...]: ...
+
+    Known = TypeVar("Known", bound=Spelled)
+    Unknown = TypeVar("Unknown")
+    Spellings: TypeAlias = Mapping[tuple[str, tuple[str, ...]], Callable[..., Known]]
+
+
+@frozen
+class Option:
+    """One option of a match or target extension, as iptables spells it: `! --name value`."""
+
+    name: str
+    value: str = ""
+    negated: bool = False
+
+    @property
+    def number(self) -> int:
+        """The value as a number, without its mask if it has one. Raises ValueError."""
+        return int(self.value.partition("/")[0], 0)
+
+
+def read_spelling(
+    spellings: Spellings[Known], name: str, options: Sequence[Option], unknown: Unknown
+) -> Known | Unknown:
+    """What `spellings` has for an extension with these options; `unknown` where it has nothing, or
+    something that would be spelled another way (a range, a mask)."""
+    read = spellings.get((name, tuple(option.name for option in options)))
+    if read is None:
+        return unknown
+    try:
+        known = read(*options)
+    except ValueError:
+        return unknown
+    return known if known.options() == tuple(options) else unknown

@@ -1,0 +1,124 @@
+"""What both rule sets share: their chains, and the rules that are the same in both."""
+
+from collections.abc import Iterable, Iterator
+from types import MappingProxyType
+
+from ..config.config import EVERYTHING, Config
+from ..rules.matches import Destination, DestinationPort, InInterface, OutInterface, Protocol
+from ..rules.model import Chain, Family, Rule, Table
+from ..rules.targets import ACCEPT, RETURN, Goto, Jump, Redirect, SetMark, Tproxy
+from .cidr_tree import Chains, Tree, listed
+
+TCP, UDP = Protocol("tcp"), Protocol("udp")
+FROM_LOOPBACK, TO_LOOPBACK = InInterface("lo"), OutInterface("lo")
+
+REDIRECT = Jump("ISTIO_REDIRECT")
+IN_REDIRECT = Jump("ISTIO_IN_REDIRECT")
+INBOUND = Jump("ISTIO_INBOUND")
+OUTPUT = Jump("ISTIO_OUTPUT")
+OUTPUT_DNS = Jump("ISTIO_OUTPUT_DNS")
+NOT_EXCLUDED = Goto("ISTIO_NOT_EXCLUDED")
+TPROXY = Jump("ISTIO_TPROXY")
+DIVERT = Jump("ISTIO_DIVERT")
+DROP_INVALID = Jump("ISTIO_DROP")
+TO_INBOUND = Rule((TCP,), INBOUND, "inbound TCP: the chain ISTIO_INBOUND decides")
+
+
+def table_of(
+    name: str, further: Chains = MappingProxyType({}), *, top: int = 0, **chains: Iterable[Rule]
+) -> Table:
+    """A table of the chains that hold a rule; `top` rules of PREROUTING go above foreign ones."""
+    held = ((chain, tuple(rules)) for chain, rules in (*chains.items(), *further.items()))
+    return Table(
+        name,
+        tuple(
+            Chain(chain, rules, top if chain == "PREROUTING" else 0)
+            for chain, rules in held
+            if rules
+        ),
+    )
+
+
+def captured_servers(config: Config, family: Family) -> list[tuple[Destination, ...]]:
+    """What the destination of a captured DNS query matches: one of the servers, or anything."""
+    if config.capture_all_dns:
+        return [()]
+    return [(Destination(server),) for server in config.networks(config.dns_servers, family)]
+
+
+def inbound_exclusions(config: Config) -> Iterator[Rule]:
+    """ISTIO_INBOUND, in nat or in mangle: the -d ports."""
+    for port in config.inbound_excluded_ports:
+        yield Rule(
+            (TCP, DestinationPort("tcp", port)), RETURN, f"inbound port {port} is excluded (-d)"
+        )
+
+
+def mangle_divert(config: Config) -> Iterator[Rule]:
+    """mangle ISTIO_DIVERT."""
+    yield Rule(
+        (),
+        SetMark(config.tproxy_mark),
+        f"marked, so that the policy route of table {config.tproxy_route_table} keeps it here",
+    )
+    yield Rule((), ACCEPT, "its socket is known, nothing else may touch it")
+
+
+def mangle_tproxy(config: Config, family: Family, port: int) -> Iterator[Rule]:
+    """mangle ISTIO_TPROXY; `port` is where the proxy listens transparently."""
+    yield Rule(
+        (Destination(config.loopback(family).network, negated=True), TCP),
+        Tproxy(port, config.tproxy_mark, family.any_address),
+        f"captured: to the transparent listener of the proxy on port {port}",
+    )
+
+
+def nat_redirect(port: int, direction: str) -> Iterator[Rule]:
+    """nat ISTIO_REDIRECT and ISTIO_IN_REDIRECT."""
+    yield Rule(
+        (TCP,),
+        Redirect(port),
+        f"captured: to port {port}, where the proxy takes {direction} TCP",
+    )
+
+
+def by_destination(
+    config: Config,
+    family: Family,
+    *,
+    first: Iterable[Rule],
+    ports: Iterable[Rule] = (),
+    last: Iterable[Rule] = (),
+) -> Tree:
+    """ISTIO_OUTPUT: the rules `first`, the excluded CIDRs, `ports`, the captured CIDRs, and `last`.
+
+    Where the excluded CIDRs are a tree, what comes behind them is a chain of its own, since each
+    chain of the tree goes on there.
+    """
+    networks = config.outbound_networks
+    captured = listed(
+        config.cidr_tree,
+        () if networks is EVERYTHING else config.networks(networks, family),
+        "ISTIO_CAPTURED",
+        lambda network: Rule(
+            (Destination(network),), REDIRECT, f"outbound to {network} is captured (-i)"
+        ),
+    )
+    all_else = [Rule((), REDIRECT, "everything else outbound is captured (-i)")]
+    rest = (*ports, *captured.rules, *(all_else if networks is EVERYTHING else ()), *last)
+    go_on = [Rule((), NOT_EXCLUDED, "the destination is not excluded")] if rest else []
+    excluded = listed(
+        config.cidr_tree,
+        config.networks(config.outbound_excluded_networks, family),
+        "ISTIO_EXCLUDED",
+        lambda network: Rule(
+            (Destination(network),), RETURN, f"outbound to {network} is excluded (-x)"
+        ),
+        go_on,
+    )
+    if not excluded.chains:
+        return Tree((*first, *excluded.rules, *rest), captured.chains)
+    return Tree(
+        (*first, *excluded.rules, *go_on),
+        {"ISTIO_NOT_EXCLUDED": rest, **excluded.chains, **captured.chains},
+    )
