@@ -25,6 +25,8 @@ class Call:
 
 
 ports = st.integers(1, 65535).map(str)
+# In lists, Istio's annotations let 0 and leading zeros pass.
+listed_ports = st.one_of(ports, ports, ports, st.just("0"), ports.map(lambda port: f"0{port}"))
 # Few numbers, so that they meet each other; and the ends of the range.
 ids = st.sampled_from([0, 1, 1000, 1337, 2000, 65534, 4294967294]).map(str)
 interfaces = st.sampled_from(["eth0", "eth1", "lo", "veth+", "+", "a-name_of.15ch+", "é", "net1"])
@@ -47,7 +49,7 @@ def cidrs(draw: DrawFn, versions: Sequence[int] = (4, 6)) -> str:
         st.one_of(
             st.integers(0, 2**bits - 1),
             st.integers(0, 2**32 - 1),  # ::a.b.c.d is spelled with dots
-            st.sampled_from([0x7F000001, 0x0A000001, 1]),
+            st.sampled_from([0x7F000001, 0x0A000001, 1, 0xFFFF_7F000001]),  # the last: IPv4-mapped
         )
     )
     address = IPv4Address(number % 2**32) if version == 4 else IPv6Address(number)
@@ -61,8 +63,8 @@ _OF_BOTH: dict[str, SearchStrategy[str]] = {
     "-u": lists(ids, most=3),
     "-g": lists(ids, most=3),
     "-m": st.sampled_from(["REDIRECT", "TPROXY", "TPROXY", "NONE", ""]),
-    "-b": st.one_of(st.just("*"), lists(ports, least=0)),
-    "-d": lists(ports, least=0),
+    "-b": st.one_of(st.just("*"), lists(listed_ports, least=0)),
+    "-d": lists(listed_ports, least=0),
     "-t": st.sampled_from(["1", "1337", "0x539", "4294967295"]),
     "-r": st.sampled_from(["1", "133", "252", "256", "4294967295"]),
 }
@@ -71,8 +73,8 @@ _OF_CURRENT: dict[str, SearchStrategy[str]] = {
     "-e": ports,
     "-i": st.one_of(st.just("*"), lists(cidrs(), least=0)),
     "-x": lists(cidrs(), least=0),
-    "-q": lists(ports),
-    "-o": lists(ports),
+    "-q": lists(listed_ports),
+    "-o": lists(listed_ports),
     "-c": lists(interfaces, most=3),
     "-k": lists(interfaces, most=3),
 }

@@ -216,6 +216,7 @@ def _values(journey: Journey, asked: Set[Match]) -> Mapping[str, Sequence[Any]]:
     here, from_here = (POD if journey.local else FAR)[family], (POD if out else STRANGER)[family]
     ports = {match.port for match in asked if isinstance(match, DestinationPort)}
     ports |= {port for m in asked if isinstance(m, DestinationPorts) for port in m.ports}
+    ports.discard(0)  # which no packet is sent to
     source_ports = {match.port for match in asked if isinstance(match, SourcePort)}
     uids = {match.uid for match in asked if isinstance(match, OwnerUid)}
     gids = {match.gid for match in asked if isinstance(match, OwnerGid)}

@@ -12,7 +12,15 @@ from ipaddress import ip_address
 from itertools import chain, count, product
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from ..config.config import EVERYTHING, OLD_RULES, TPROXY_OUTBOUND_MARK, Config, Everything, Mode
+from ..config.config import (
+    EVERYTHING,
+    OLD_RULES,
+    TPROXY_OUTBOUND_MARK,
+    Config,
+    Everything,
+    Mode,
+    Ports,
+)
 from ..frozen import replace
 from ..rules.model import Family
 from ..rules.networks import Address, Network
@@ -226,7 +234,7 @@ class _Maker:
             name = "an application's answer to the client as whom the proxy calls it"
             yield self.probe(app, self.pod, name, source=client, mark=config.tproxy_mark)
         if config.mode is Mode.TPROXY:
-            for port in _some(_listed(config.inbound_ports)):
+            for port in _some_ports(config.inbound_ports):
                 yield self.probe(
                     app, outside, f"the answer that comes to port {port}", source_port=port
                 )
@@ -238,9 +246,10 @@ class _Maker:
         yield from (self.probe(app, to, destination_port=53) for to in self.dns_servers())
         for to in (to for to in (self.captured, self.direct) if to):
             yield from (self.probe(owner, to) for owner in self._owners())
-            for port in (*_some(config.outbound_ports), *_some(config.outbound_excluded_ports)):
+            excluded = config.outbound_excluded_ports
+            for port in (*_some_ports(config.outbound_ports), *_some_ports(excluded)):
                 yield self.probe(app, to, destination_port=port)
-        ports = (config.probe_port, config.tunnel_port, 53, *_some(_listed(config.inbound_ports)))
+        ports = (config.probe_port, config.tunnel_port, 53, *_some_ports(config.inbound_ports))
         for owner, port in product((app, *self.proxies), ports):
             to_port = partial(self.probe, owner, destination_port=port)
             yield to_port(self.loopback)
@@ -271,7 +280,13 @@ class _Maker:
         listed = _listed(self.config.inbound_ports)
         excluded = self.config.inbound_excluded_ports
         free = _other_than({*listed, *excluded}, 61001)
-        ports = (free, self.config.tunnel_port, SSH_PORT, *_some(listed), *_some(excluded))
+        ports = (
+            free,
+            self.config.tunnel_port,
+            SSH_PORT,
+            *_some_ports(listed),
+            *_some_ports(excluded),
+        )
         for port, state in (*((port, "NEW") for port in ports), (free, "INVALID")):
             yield self.probe(
                 *(self.application, self.pod),
@@ -313,6 +328,11 @@ def _listed(items: tuple[T, ...] | Everything) -> tuple[T, ...]:
 def _some(items: Sequence[T], most: int = 16) -> Sequence[T]:
     """The beginning of a long list: what is probed of it."""
     return items[:most]
+
+
+def _some_ports(ports: Ports | Everything) -> Sequence[int]:
+    """The same of ports, without 0, to which nothing can be sent."""
+    return [port for port in _some(_listed(ports)) if port]
 
 
 def _other_than(taken: Collection[int], first: int) -> int:

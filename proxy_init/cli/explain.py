@@ -43,9 +43,9 @@ def endpoint(item: str) -> tuple[Address, int]:
     matched = re.fullmatch(r"\[([^\]]+)\]:([0-9]+)|([^:]+):([0-9]+)", item)
     try:
         if matched:
-            address = ip_address(matched[1] or matched[3])
+            address = values.address(matched[1] or matched[3])
             return address, values.port(matched[2] or matched[4])
-    except ValueError:
+    except values.BadValue:
         pass
     raise values.BadValue(item, expected)
 
@@ -53,8 +53,8 @@ def endpoint(item: str) -> tuple[Address, int]:
 def source(item: str) -> tuple[Address, int]:
     """ADDRESS or ADDRESS:PORT. Raises BadValue."""
     try:
-        return ip_address(item), SOME_PORT
-    except ValueError:
+        return values.address(item), SOME_PORT
+    except values.BadValue:
         return endpoint(item)
 
 
@@ -112,7 +112,7 @@ def flags_of(words: Sequence[str], own: Sequence[Flag] = ()) -> list[str]:
     left_out = {*(flag.name for flag in own), "output"}
     found = []
     for name, given in split(words, own).given.items():
-        if name in left_out or not given.text:
+        if name in left_out:
             continue
         if given.source.startswith("--") or given.text in ("true", "false"):
             found.append(f"{given.source}={given.text}")

@@ -9,7 +9,7 @@ points and stop at the first mistake; ours goes on, so that all can be reported 
 from collections.abc import Mapping, Sequence
 
 from ..errors import Mistake
-from ..frozen import frozen
+from ..frozen import frozen, replace
 from .flags import FLAGS, Flag, FlagKind
 
 
@@ -30,6 +30,13 @@ class Setting:
     source: str
     text: str
     opposite: bool = False
+    overruled: tuple["Setting", ...] = ()
+    """Other variables of the same flag, which this one beats."""
+
+    @property
+    def is_variable(self) -> bool:
+        """Whether it stood in a variable, not on the command line."""
+        return not self.source.startswith("-")
 
 
 @frozen
@@ -126,13 +133,30 @@ def is_flag(word: str, extra: Sequence[Flag] = ()) -> bool:
 def merge(
     line: CommandLine, environ: Mapping[str, str], extra: Sequence[Flag] = ()
 ) -> Mapping[str, Setting]:
-    """What was given, by the flag's name: a flag beats its variables, and an empty text, which
-    real manifests pass, counts as not given."""
+    """What was set, by the flag's name: a flag beats its variables.
+
+    An empty flag, which real manifests pass, means that flag's default, whatever its variables say;
+    an empty variable counts as not set.
+    """
     merged: dict[str, Setting] = {}
     for flag in (*FLAGS, *extra):
-        variables = (Setting(name, environ.get(name, "")) for name in flag.variables.split())
-        for given in (line.given.get(flag.name), *variables):
-            if given is not None and given.text.strip():
-                merged[flag.name] = given
-                break
+        setting = line.given.get(flag.name) or _of_variables(flag, environ)
+        if setting and setting.text.strip():
+            merged[flag.name] = setting
     return merged
+
+
+def _of_variables(flag: Flag, environ: Mapping[str, str]) -> Setting | None:
+    """The last of a flag's variables that is set."""
+    found = [
+        Setting(name, environ[name])
+        for name in flag.variables.split()
+        if environ.get(name, "").strip() and not is_service_link(name, environ[name])
+    ]
+    return replace(found[-1], overruled=tuple(found[:-1])) if found else None
+
+
+def is_service_link(variable: str, text: str) -> bool:
+    """Whether Kubernetes set the variable, for a Service: one called envoy gives every pod of its
+    namespace ENVOY_PORT=tcp://10.96.0.7:80."""
+    return variable.endswith("_PORT") and text.strip().startswith(("tcp://", "udp://", "sctp://"))

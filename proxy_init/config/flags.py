@@ -21,8 +21,9 @@ class FlagKind(Enum):
 class Flag:
     """One row of the table; words in `spellings`, `variables` and `opposite` stand blank by blank.
 
-    The first variable that is set counts. `opposite` is the spelling that switches it off. A
-    command's own option has a `check`, which raises BadValue for a value that it does not take.
+    Of several variables that are set, the last counts. `opposite` is the spelling that switches it
+    off. A command's own option has a `check`, which raises BadValue for a value that it does not
+    take.
     """
 
     name: str
@@ -148,3 +149,13 @@ FLAGS: tuple[Flag, ...] = (
     _retired("--vklog"),
 )
 # fmt: on
+
+# fmt: off
+ADVISORY = frozenset({
+    "force_apply", "run_validation", "probe_port", "probe_timeout", "cni_mode", "native_nftables",
+    "force_iptables_binary", "comments", "log_level", "log_as_json", "backend", "cidr_tree", "wait",
+    "strict",
+})
+# fmt: on
+"""Flags that do not decide what is captured, by name. Where the variable of one holds nothing that
+the flag takes, it is another program's: the pod starts with the default, and a warning."""

@@ -6,14 +6,14 @@ It knows nothing of the kernel, and of the machine just what `machine.Machine` o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_network
 
-from ..errors import BadCall, Mistake
+from ..errors import BadCall, Mistake, shown
 from ..frozen import replace
 from ..rules.model import Family
 from ..rules.networks import Network
 from . import values
-from .command_line import merge, split
+from .command_line import split
 from .config import EVERYTHING, OLD_RULES, TPROXY_OUTBOUND_MARK, Config, Everything, Mode, Networks
 from .flags import FLAGS, Flag
 from .settings import Settings
@@ -39,17 +39,18 @@ def read_config(
     Raises BadCall with every mistake of the call. With --strict, warnings are mistakes too.
     """
     line = split(argv, extra)
-    settings = Settings(merge(line, environ, extra), environ, machine, extra)
+    settings = Settings(line, environ, machine, extra)
     if settings.old_rules:
         environ = _environ_of_1_0(settings)
-        settings = Settings(merge(line, environ, extra), environ, machine, extra, settings.mistakes)
+        settings = Settings(line, environ, machine, extra, settings.mistakes)
     settings.mistakes.extend(line.mistakes)
     config = replace(_read(settings), own=settings.own())
     settings.mistakes.extend(_contradictions(config, settings))
     if not settings.mistakes:
         from .warnings import warnings_of
 
-        config = replace(config, warnings=tuple(warnings_of(config, settings.given)))
+        warnings = (*settings.warnings, *warnings_of(config, settings.given, environ))
+        config = replace(config, warnings=tuple(dict.fromkeys(warnings)))
         settings.mistakes.extend(_strictly(config))
     if settings.mistakes:
         raise BadCall(settings.mistakes)
@@ -64,33 +65,35 @@ def _strictly(config: Config) -> Iterator[Mistake]:
 def _read(settings: Settings) -> Config:
     outbound_port = settings.one("outbound_port", values.port, 15001)
     proxy_uids = settings.many("proxy_uids", settings.user) or _default_uids(settings)
-    modes = [mode.value for mode in Mode]
-    mode = settings.one("mode", lambda item: values.choice(item, *modes), "REDIRECT")
-    captured = settings.everything_or("outbound_networks", settings.cidr)
-    redirect_dns = settings.switch("redirect_dns")
+    mode = settings.choice("mode", "REDIRECT", *(mode.value for mode in Mode))
+    all_outbound = settings.is_everything("outbound_networks")
+    captured = () if all_outbound else settings.cidrs("outbound_networks")
+    dns_switch = values.dns_switch_of_variable
+    redirect_dns = settings.switch("redirect_dns", of_variable=dns_switch)
     groups = settings.variable_items("ISTIO_OUTBOUND_OWNER_GROUPS", _group_or_everything(settings))
+    backend, backend_notes = _backend(settings)
     ipv4_only, ipv6_only = settings.switch("ipv4_only"), settings.switch("ipv6_only")
     return Config(
         outbound_port=outbound_port,
         inbound_port=settings.one("inbound_port", values.port, outbound_port),
         tunnel_port=settings.one("tunnel_port", values.port, 15008),
         proxy_uids=proxy_uids,
-        proxy_gids=settings.many("proxy_gids", settings.group) or proxy_uids,
+        proxy_gids=settings.many("proxy_gids", settings.group)
+        or _default_gids(settings, proxy_uids),
         mode=Mode(mode),
-        inbound_ports=settings.everything_or("inbound_ports", values.port),
-        inbound_excluded_ports=settings.many("inbound_excluded_ports", values.port, file=True),
+        inbound_ports=(
+            EVERYTHING
+            if settings.is_everything("inbound_ports")
+            else settings.ports("inbound_ports")
+        ),
+        inbound_excluded_ports=settings.ports("inbound_excluded_ports"),
         outbound_networks=(
-            EVERYTHING if captured is EVERYTHING else tuple(network for network, _ in captured)
+            EVERYTHING if all_outbound else tuple(network for network, _ in captured)
         ),
-        captures_loopback=(
-            captured is not EVERYTHING and any(address.is_loopback for _, address in captured)
-        ),
-        outbound_excluded_networks=tuple(
-            network
-            for network, _ in settings.many("outbound_excluded_networks", settings.cidr, file=True)
-        ),
-        outbound_ports=settings.many("outbound_ports", values.port, file=True),
-        outbound_excluded_ports=settings.many("outbound_excluded_ports", values.port, file=True),
+        captures_loopback=any(address.is_loopback for _, address in captured),
+        outbound_excluded_networks=settings.networks("outbound_excluded_networks"),
+        outbound_ports=settings.ports("outbound_ports"),
+        outbound_excluded_ports=settings.ports("outbound_excluded_ports"),
         excluded_interfaces=settings.many("excluded_interfaces", values.interface),
         virtual_interfaces=settings.many("virtual_interfaces", values.interface),
         owner_groups=(
@@ -107,7 +110,7 @@ def _read(settings: Settings) -> Config:
         tproxy_mark=settings.one("tproxy_mark", values.mark, 1337),
         tproxy_route_table=settings.one("tproxy_route_table", values.route_table, 133),
         redirect_dns=redirect_dns,
-        capture_all_dns=settings.switch("capture_all_dns"),
+        capture_all_dns=settings.switch("capture_all_dns", of_variable=dns_switch),
         dns_servers=_dns_servers(settings) if redirect_dns else (),
         drop_invalid=settings.switch("drop_invalid"),
         ipv6=_ipv6(settings),
@@ -127,21 +130,17 @@ def _read(settings: Settings) -> Config:
         run_validation=settings.switch("run_validation"),
         probe_port=settings.one("probe_port", values.port, 15002),
         probe_timeout=settings.one("probe_timeout", values.duration, 5000),
-        ruleset=settings.one(
-            "ruleset", lambda item: values.choice(item, "current", OLD_RULES), "current"
-        ),
+        ruleset=settings.choice("ruleset", "current", "current", OLD_RULES),
         comments=settings.switch("comments"),
-        log_level=settings.one("log_level", values.log_level, "info"),
+        log_level=settings.one("log_level", _log_level(settings), "info"),
         log_as_json=settings.switch("log_as_json"),
-        backend=_backend(settings),
-        cidr_tree=settings.one(
-            "cidr_tree", lambda item: values.choice(item, "auto", "never", "always"), "auto"
-        ),
+        backend=backend,
+        cidr_tree=settings.choice("cidr_tree", "auto", "auto", "never", "always"),
         wait=settings.one("wait", values.wait, 30),
         lock_file=settings.environ.get("XTABLES_LOCKFILE") or "/run/xtables.lock",
         strict=settings.switch("strict"),
-        output=settings.one("output", lambda item: values.choice(item, "text", "json"), "text"),
-        notes=tuple(_notes(settings)),
+        output=settings.choice("output", "text", "text", "json"),
+        notes=(*_without_effect(settings), *backend_notes),
     )
 
 
@@ -152,11 +151,28 @@ def _default_uids(settings: Settings) -> tuple[int, ...]:
     return (proxy, 0) if settings.old_rules else (proxy,)
 
 
+def _default_gids(settings: Settings, proxy_uids: tuple[int, ...]) -> tuple[int, ...]:
+    """The groups of the same numbers and names as the users."""
+    if "proxy_uids" not in settings.given:
+        return proxy_uids
+    users = values.items(settings.given["proxy_uids"].text)
+    gids = []
+    for user, uid in zip(users, proxy_uids, strict=False):  # of an unknown user there is no uid
+        gid = settings.machine.group_id(user) if values.is_name(user) else uid
+        if gid is None:
+            settings.warnings.append(
+                f"{settings.source('proxy_uids')}: there is no group {user}, so the group exempt "
+                f"beside that user is {uid}, by the uid; -g names another"
+            )
+        gids.append(uid if gid is None else gid)
+    return tuple(gids)
+
+
 def _ipv6(settings: Settings) -> bool | None:
     given = settings.given.get("ipv6")
     if settings.old_rules:
         # Its script took any word in the variable for yes, even "false".
-        return given is not None and (not given.source.startswith("-") or settings.switch("ipv6"))
+        return given is not None and (given.is_variable or settings.switch("ipv6"))
     return None if given is None else settings.switch("ipv6")
 
 
@@ -173,34 +189,50 @@ def _ipv4_loopback(item: str) -> IPv4Network:
 
 
 def _dns_servers(settings: Settings) -> Networks:
-    """The `nameserver` lines of resolv.conf, man 5 resolv.conf."""
+    """The servers of resolv.conf, man 5 resolv.conf: a line ends with a line feed, and a server is
+    a plain address. What else stands behind `nameserver` is skipped."""
     try:
         text = settings.machine.read_text(RESOLV_CONF)
     except OSError:
         return ()
     servers: list[Network] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         words = line.split()
-        if words[:1] == ["nameserver"] and len(words) > 1:
-            try:
-                servers.append(values.cidr(words[1].partition("%")[0])[0])
-            except values.BadValue:
-                continue
+        if words[:1] != ["nameserver"] or len(words) == 1:
+            continue
+        try:
+            servers.append(ip_network(values.address(words[1])))
+        except values.BadValue as bad:
+            settings.warnings.append(
+                f"{RESOLV_CONF}: nameserver {shown(bad.item)} is skipped, expected {bad.expected}"
+            )
     return tuple(servers)
 
 
-def _backend(settings: Settings) -> str:
-    """As --backend says, or the flags of the program that ours replaces which say the same."""
-    asked = "auto"
+def _log_level(settings: Settings) -> Callable[[str], str]:
+    given = settings.given.get("log_level")
+    return values.log_level_of_variable if given and given.is_variable else values.log_level
+
+
+def _backend(settings: Settings) -> tuple[str, list[str]]:
+    """As --backend says, or those flags of Istio's program that say the same; and what these are
+    taken for, a line each."""
+    asked, notes = "auto", []
     if settings.switch("native_nftables"):
         asked = "nft"
-    word: str = settings.one("force_iptables_binary", _backend_word, "")
-    if word in _BACKENDS:
-        asked = word
-    return settings.one("backend", lambda item: values.choice(item, "auto", *_BACKENDS), asked)
+        notes.append(f"{settings.source('native_nftables')} is taken for --backend nft")
+    if "force_iptables_binary" in settings.given:
+        source = settings.source("force_iptables_binary")
+        word = settings.one("force_iptables_binary", _backend_word, "")
+        if word:
+            asked = word
+            notes.append(f"{source} {word} is taken for --backend {word}")
+        else:
+            notes.append(f"{source} has no effect without {' or '.join(_BACKENDS)}")
+    return settings.choice("backend", asked, "auto", *_BACKENDS), notes
 
 
-def _notes(settings: Settings) -> Iterator[str]:
+def _without_effect(settings: Settings) -> Iterator[str]:
     for flag in FLAGS:
         given = settings.given.get(flag.name)
         if given is None:
@@ -211,23 +243,17 @@ def _notes(settings: Settings) -> Iterator[str]:
             yield f"{given.source} is a retired flag and has no effect"
         elif flag.name == "cni_mode" and settings.switch(flag.name):
             yield f"{given.source} has no effect"
-        elif flag.name == "native_nftables" and settings.switch(flag.name):
-            yield f"{given.source} is taken for --backend nft"
-        elif flag.name == "force_iptables_binary":
-            word = given.text.strip()
-            if word in _BACKENDS:
-                yield f"{given.source} {word} is taken for --backend {word}"
-            else:
-                yield f"{given.source} has no effect without {' or '.join(_BACKENDS)}"
 
 
 def _backend_word(item: str) -> str:
-    if item not in _BACKENDS:
-        try:
-            values.switch(item)
-        except values.BadValue:
-            raise values.BadValue(item, "legacy or nft") from None
-    return item
+    """The backend that --force-iptables-binary names; none where it stands alone, as a switch."""
+    if item in _BACKENDS:
+        return item
+    try:
+        values.switch(item)
+    except values.BadValue:
+        raise values.BadValue(item, "legacy or nft") from None
+    return ""
 
 
 def _contradictions(config: Config, settings: Settings) -> Iterator[Mistake]:

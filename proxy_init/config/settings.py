@@ -1,15 +1,20 @@
-"""Values by the flag's name: each read by a function of values.py, and every mistake kept."""
+"""Values by the flag's name: each read by a function of values.py, and every mistake kept.
+
+Flags are read strictly. A variable may have been set for another program, so the usual spellings
+are taken, and one that does not decide what is captured is never a mistake.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
-from ..errors import Mistake
+from ..errors import Mistake, shown
 from ..rules.networks import Address, Network
 from . import values
-from .command_line import Setting, is_flag
-from .config import EVERYTHING, OLD_RULES, Everything
-from .flags import Flag, FlagKind
+from .command_line import CommandLine, Setting, is_flag, is_service_link, merge
+from .config import OLD_RULES
+from .flags import ADVISORY, FLAGS, Flag, FlagKind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,25 +24,32 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-MOST_MISTAKES_A_LIST = 10
+MOST_LINES_A_LIST = 10
+"""Of mistakes or warnings: a wrong file of 10,000 lines should not fill the log."""
 
 
 class Settings:
-    """Reads values by the flag's name, and keeps every mistake."""
+    """Reads values by the flag's name, and keeps every mistake and every warning."""
 
     def __init__(
         self,
-        given: Mapping[str, Setting],
+        line: CommandLine,
         environ: Mapping[str, str],
         machine: Machine,
         extra: Sequence[Flag] = (),
         mistakes: Sequence[Mistake] = (),
     ) -> None:
-        self.given = given
+        self.given = merge(line, environ, extra)
         self.environ = environ
         self.machine = machine
         self.extra = extra
         self.mistakes: list[Mistake] = [*mistakes]
+        self.warnings = [
+            f"{name} is {shown(environ[name])}: Kubernetes sets that for a Service; it is ignored"
+            for flag in FLAGS
+            for name in flag.variables.split()
+            if flag.name not in line.given and is_service_link(name, environ.get(name, ""))
+        ]
 
     @property
     def old_rules(self) -> bool:
@@ -53,7 +65,17 @@ class Settings:
         given = self.given.get(name)
         if given is None:
             return default
-        return self._parsed(given.source, given.text.strip(), parse, default)
+        lenient = given.is_variable and name in ADVISORY
+        return self._parsed(given.source, given.text.strip(), parse, default, lenient)
+
+    def choice(self, name: str, default: str, *allowed: str) -> str:
+        """A flag's value, one of a few words; a variable may have them in any case."""
+
+        def parse(item: str) -> str:
+            same = {word.lower(): word for word in allowed} if self._is_variable(name) else {}
+            return values.choice(same.get(item.lower(), item), *allowed)
+
+        return self.one(name, parse, default)
 
     def own(self) -> Mapping[str, Setting]:
         """What was given of the command's own options."""
@@ -69,10 +91,49 @@ class Settings:
         text = self.environ.get(name, "").strip()
         return self._parsed(name, text, parse, default) if text else default
 
-    def switch(self, name: str, default: bool = False) -> bool:
-        """Whether a switch is on."""
-        on = self.one(name, values.switch, default)
-        return on != (name in self.given and self.given[name].opposite)
+    def switch(
+        self,
+        name: str,
+        default: bool = False,
+        of_variable: Callable[[str], bool] = values.switch_of_variable,
+    ) -> bool:
+        """Whether a switch is on; `of_variable` reads what a variable says."""
+        parse = of_variable if self._is_variable(name) else values.switch
+        on = self.one(name, parse, default)
+        if name not in self.given:
+            return on
+        for other in self.given[name].overruled:
+            self._compare(self.given[name], on, other, of_variable)
+        return on != self.given[name].opposite
+
+    def _compare(
+        self, winner: Setting, on: bool, loser: Setting, parse: Callable[[str], bool]
+    ) -> None:
+        """Warn where of two variables of one switch the one that does not count says otherwise."""
+        try:
+            contradicts = parse(loser.text.strip()) is not on
+        except values.BadValue:
+            contradicts = True
+        if contradicts:
+            self.warnings.append(
+                f"{winner.source} is {shown(winner.text)} and counts; {loser.source} is "
+                f"{shown(loser.text)} and does not count"
+            )
+
+    def _is_variable(self, name: str) -> bool:
+        return name in self.given and self.given[name].is_variable
+
+    def ports(self, name: str) -> tuple[int, ...]:
+        """A flag's list of ports, which may stand in a file."""
+        return self.many(name, partial(self._listed_port, name), file=True)
+
+    def _listed_port(self, name: str, item: str) -> int:
+        port = values.listed_port(item)
+        if port == 0:
+            self.warnings.append(f"{self.source(name)}: port 0 matches no packet")
+        elif item.startswith("0"):
+            self.warnings.append(f"{self.source(name)}: {item} is taken for port {port}")
+        return port
 
     def many(self, name: str, parse: Callable[[str], T], file: bool = False) -> tuple[T, ...]:
         """A flag's list; with `file`, it may stand in a file that `@path` names."""
@@ -84,16 +145,9 @@ class Settings:
             return self._list(given.source, self._file_items(given.source, text), parse)
         return self._list(given.source, values.items(text), parse)
 
-    def everything_or(
-        self, name: str, parse: Callable[[str], T], default: tuple[T, ...] | Everything = ()
-    ) -> tuple[T, ...] | Everything:
-        """A flag's list, or all."""
-        given = self.given.get(name)
-        if given is None:
-            return default
-        if values.items(given.text) == ["*"]:
-            return EVERYTHING
-        return self.many(name, parse, file=True)
+    def is_everything(self, name: str) -> bool:
+        """Whether a flag is `*`, alone."""
+        return name in self.given and values.items(self.given[name].text) == ["*"]
 
     def variable_items(self, name: str, parse: Callable[[str], T]) -> tuple[T, ...]:
         """The list of a variable that has no flag."""
@@ -108,30 +162,49 @@ class Settings:
             return []
 
     def _list(self, source: str, items: list[str], parse: Callable[[str], T]) -> tuple[T, ...]:
-        already = len(self.mistakes)
+        mistakes, warnings = len(self.mistakes), len(self.warnings)
         parsed: list[T] = []
         for item in items:
             value = self._parsed(source, item, parse, None)
             if value is not None:
                 parsed.append(value)
-        # A wrong file of 10,000 lines should not fill the log.
-        more = len(self.mistakes) - already - MOST_MISTAKES_A_LIST
-        if more > 0:
-            del self.mistakes[-more:]
-            self.mistakes.append(Mistake(source, None, f"and {more} more items like these"))
+        more = "and {} more items like these"
+        if left_out := _cut(self.mistakes, mistakes):
+            self.mistakes.append(Mistake(source, None, more.format(left_out)))
+        if left_out := _cut(self.warnings, warnings):
+            self.warnings.append(f"{source}: {more.format(left_out)}")
         return tuple(parsed)
 
-    def _parsed(self, source: str, item: str, parse: Callable[[str], T], default: T) -> T:
+    def _parsed(
+        self,
+        source: str,
+        item: str,
+        parse: Callable[[str], T],
+        default: T,
+        lenient: bool = False,
+    ) -> T:
         try:
             return parse(item)
         except values.BadValue as bad:
+            if lenient:
+                got = f"got {shown(bad.item)}, expected {bad.expected}"
+                self.warnings.append(f"{source}: {got}; it is ignored")
+                return default
             hint = bad.hint
             if is_flag(item, self.extra) and source.startswith("-"):
                 hint = f'{source} took the next flag as its value: write {source} "" for none'
             self.mistakes.append(Mistake(source, bad.item, f"expected {bad.expected}", hint))
             return default
 
-    def cidr(self, item: str) -> tuple[Network, Address]:
+    def networks(self, name: str) -> tuple[Network, ...]:
+        """A flag's list of CIDRs, which may stand in a file."""
+        return tuple(network for network, _ in self.cidrs(name))
+
+    def cidrs(self, name: str) -> tuple[tuple[Network, Address], ...]:
+        """The same, each with the address as it was written."""
+        return self.many(name, self._cidr, file=True)
+
+    def _cidr(self, item: str) -> tuple[Network, Address]:
         """A network, and the address as it was written."""
         network, address = values.cidr(item)
         if self.old_rules and network.version == 6:
@@ -145,3 +218,11 @@ class Settings:
     def group(self, item: str) -> int:
         """A gid, by number or name."""
         return values.owner(item, "group", self.machine.group_id)
+
+
+def _cut(lines: list[T], begin: int) -> int:
+    """Leave out the lines that are too many since `begin`; gives how many that are."""
+    end = begin + MOST_LINES_A_LIST
+    more = len(lines) - end
+    del lines[end:]
+    return max(more, 0)

@@ -1,13 +1,20 @@
-"""One text, one value: each function reads one item or raises BadValue."""
+"""One text, one value: each function reads one item or raises BadValue.
 
-import re
+A plain call does without regular expressions: compiling one takes as long as all of its values.
+"""
+
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 
 from ..log import LOG_LEVELS
-from ..rules.networks import Network
+from ..rules.networks import Address, Network
 
 HIGHEST_ID = 4294967294  # (uid_t)-1 means "no change" to the kernel, man 2 setresuid
+_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+_DIGITS = frozenset("0123456789")
+_HEXADECIMAL = _DIGITS | frozenset("abcdefABCDEF")
+_NAMES = _LETTERS | _DIGITS | frozenset("_.@\\-")
+"""What a user's name may hold: useradd's own idea, a little widened; man 8 useradd, "CAVEATS"."""
 
 
 class BadValue(ValueError):
@@ -30,9 +37,14 @@ def file_items(text: str) -> list[str]:
     return [item for line in text.splitlines() for item in items(line.partition("#")[0])]
 
 
+def _is_digits(text: str) -> bool:
+    # str.isdigit takes digits of other scripts too.
+    return bool(text) and _DIGITS.issuperset(text)
+
+
 def _whole_number(item: str, low: int, high: int, expected: str) -> int:
     # int() alone would also take 8_0, +80 and digits of other scripts.
-    if not re.fullmatch("[0-9]{1,10}", item):
+    if not _is_digits(item) or len(item) > 10:
         raise BadValue(item, expected)
     if len(item) > 1 and item.startswith("0"):
         raise BadValue(item, expected, "iptables reads a leading 0 as octal; leave it out")
@@ -41,12 +53,22 @@ def _whole_number(item: str, low: int, high: int, expected: str) -> int:
     return int(item)
 
 
+_PORT = "a port from 1 to 65535"
+
+
 def port(item: str) -> int:
     """A TCP or UDP port."""
-    expected = "a port from 1 to 65535"
-    if re.fullmatch("[0-9]+[:-][0-9]+", item):
-        raise BadValue(item, expected, "ranges are not taken, write each port")
-    return _whole_number(item, 1, 65535, expected)
+    if all(map(_is_digits, item.replace(":", "-").split("-", 1))) and not _is_digits(item):
+        raise BadValue(item, _PORT, "ranges are not taken, write each port")
+    return _whole_number(item, 1, 65535, _PORT)
+
+
+def listed_port(item: str) -> int:
+    """A port of a list. Istio's check of annotations lets 0 and leading zeros pass there, so real
+    pods have them; 0 matches no packet."""
+    if item.startswith("0") and _is_digits(item):
+        return _whole_number(item.lstrip("0") or "0", 0, 65535, _PORT)
+    return port(item)
 
 
 def wait(item: str) -> int:
@@ -56,7 +78,9 @@ def wait(item: str) -> int:
 
 def interval(item: str) -> float:
     """The seconds between two looks, with a fraction if need be."""
-    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]{1,3})?", item) or not 0.1 <= float(item) <= 86400:
+    whole, point, fraction = item.partition(".")
+    plain = _is_digits(whole) and (not point or _is_digits(fraction))
+    if not plain or len(whole) > 5 or len(fraction) > 3 or not 0.1 <= float(item) <= 86400:
         raise BadValue(item, "seconds from 0.1 to 86400")
     return float(item)
 
@@ -72,10 +96,10 @@ def route_table(item: str) -> int:
 
 def mark(item: str) -> int:
     """A fwmark; 0 is what unmarked packets have, so it would match them all."""
-    expected = "a fwmark from 1 to 4294967295, decimal or 0x"
-    if re.fullmatch("0[xX][0-9a-fA-F]{1,8}", item) and int(item, 16):
-        return int(item, 16)
-    return _whole_number(item, 1, 2**32 - 1, expected)
+    digits = item[2:] if item[:2] in ("0x", "0X") else ""
+    if 1 <= len(digits) <= 8 and _HEXADECIMAL.issuperset(digits) and int(digits, 16):
+        return int(digits, 16)
+    return _whole_number(item, 1, 2**32 - 1, "a fwmark from 1 to 4294967295, decimal or 0x")
 
 
 def any_mark(item: str) -> int:
@@ -88,42 +112,67 @@ def number_of_owner(item: str) -> int:
     return _whole_number(item, 0, HIGHEST_ID, f"a number from 0 to {HIGHEST_ID}")
 
 
+def is_name(item: str) -> bool:
+    """Whether an owner is given by name: not by number, and no other text."""
+    first, rest = item[:1], item[1:].removesuffix("$")
+    return first in _LETTERS | {"_"} and _NAMES.issuperset(rest)
+
+
 def owner(item: str, kind: str, look_up: Callable[[str], int | None]) -> int:
     """A uid or gid, by number or name; `kind` is user or group."""
     identifier = "uid" if kind == "user" else "gid"
     expected = f"a {identifier} from 0 to {HIGHEST_ID}, or the name of a {kind}"
-    if re.fullmatch("[0-9]+", item):
+    if not is_name(item):
         return _whole_number(item, 0, HIGHEST_ID, expected)
-    # useradd's own idea of a name, a little widened: man 8 useradd, "CAVEATS".
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.@\\-]*\$?", item):
-        raise BadValue(item, expected)
     number = look_up(item)
     if number is None:
         raise BadValue(item, expected, f"there is no such {kind} here")
     return number
 
 
-def cidr(item: str) -> tuple[Network, IPv4Address | IPv6Address]:
-    """A network with its host bits masked off, and the address as it was written."""
+def address(item: str) -> Address:
+    """An address without a zone; an IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2) counts as the IPv4
+    address in it."""
+    try:
+        found = ip_address(item)
+    except ValueError:
+        raise BadValue(item, "an IPv4 or IPv6 address") from None
+    if "%" in item:
+        raise BadValue(item, "an address without a %zone")
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def cidr(item: str) -> tuple[Network, Address]:
+    """A network with its host bits masked off, and the address as it was written.
+
+    What lies in ::ffff:0:0/96 counts as IPv4.
+    """
     expected = "an IPv4 or IPv6 CIDR such as 10.0.0.0/8 or fd00::/8, or an address"
     text, slash, length = item.partition("/")
     try:
-        address = ip_address(text)
+        written = ip_address(text)
     except ValueError:
         raise BadValue(item, expected, _cidr_hint(item)) from None
     if "%" in text:
         raise BadValue(item, expected, "an address has no %zone here")
+    longest = written.max_prefixlen
     if not slash:
-        length = str(address.max_prefixlen)
-    if not re.fullmatch("0|[1-9][0-9]{0,2}", length) or int(length) > address.max_prefixlen:
-        raise BadValue(item, expected, f"the prefix length goes from 0 to {address.max_prefixlen}")
-    return ip_network((address.packed, int(length)), strict=False), address
+        length = str(longest)
+    plain = _is_digits(length) and len(length) <= 3 and length == str(int(length))
+    if not plain or int(length) > longest:
+        raise BadValue(item, expected, f"the prefix length goes from 0 to {longest}")
+    found, bits = address(text), int(length)
+    if found.version != written.version and bits >= longest - found.max_prefixlen:
+        return ip_network((found.packed, bits - longest + found.max_prefixlen), strict=False), found
+    return ip_network((written.packed, bits), strict=False), found
 
 
 def _cidr_hint(item: str) -> str:
     if item == "*":
         return "* stands alone, and only where all may be meant"
-    if re.fullmatch("[A-Za-z][A-Za-z0-9-]*([.][A-Za-z0-9-]+)*", item):
+    labels = item.split(".")
+    letters = _LETTERS | _DIGITS | {"-"}
+    if item[:1] in _LETTERS and all(label and letters.issuperset(label) for label in labels):
         return "names are not looked up"
     return ""
 
@@ -137,7 +186,7 @@ def assignment(line: str) -> dict[str, str]:
     if not text or text.startswith("#"):
         return {}
     name, equals, value = text.partition("=")
-    if not equals or not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+    if not equals or not (name.isascii() and name.isidentifier()):
         raise BadValue(line, "NAME=value, an empty line or a comment")
     value = value.strip()
     if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
@@ -162,12 +211,32 @@ def interface(item: str) -> str:
     return item
 
 
+_SWITCH = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
+_SWITCH_OF_VARIABLE = {
+    **_SWITCH,
+    **{"on": True, "yes": True, "y": True, "enabled": True},
+    **{"off": False, "no": False, "n": False, "disabled": False},
+}
+
+
 def switch(item: str) -> bool:
     """1, t, true, 0, f or false in any case, the words of Go's strconv.ParseBool."""
-    known = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
-    if item.lower() not in known:
+    if item.lower() not in _SWITCH:
         raise BadValue(item, "true or false (or 1, t, 0, f)")
-    return known[item.lower()]
+    return _SWITCH[item.lower()]
+
+
+def switch_of_variable(item: str) -> bool:
+    """The same and other usual words: what a variable holds was perhaps written for another
+    program."""
+    if item.lower() not in _SWITCH_OF_VARIABLE:
+        raise BadValue(item, "true or false (or 1, 0, t, f, yes, no, on, off)")
+    return _SWITCH_OF_VARIABLE[item.lower()]
+
+
+def dns_switch_of_variable(item: str) -> bool:
+    """The same, and ALL, which is how Istio 1.7 switched DNS capture on."""
+    return item.lower() == "all" or switch_of_variable(item)
 
 
 def choice(item: str, *allowed: str) -> str:
@@ -184,6 +253,8 @@ _UNITS = {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "m": 60e3, "
 
 def duration(item: str) -> int:
     """A duration as Go writes it, in milliseconds: at least 1, at most a day."""
+    import re  # which takes 1 ms to load, and few calls have a duration
+
     part = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ns|us|µs|ms|s|m|h)"
     milliseconds = 0.0
     if re.fullmatch(f"(?:{part})+", item):
@@ -203,3 +274,27 @@ def log_level(text: str) -> str:
         if scope in ("", "default", "all"):
             ours = level
     return ours
+
+
+_LEVEL_SYNONYMS = {
+    "trace": "debug",
+    "verbose": "debug",
+    "notice": "info",
+    "information": "info",
+    "warning": "warn",
+    "err": "error",
+    "critical": "fatal",
+    "crit": "fatal",
+    "panic": "fatal",
+    "off": "none",
+}
+
+
+def log_level_of_variable(text: str) -> str:
+    """The same in any case, and by what other programs call a level: many read LOG_LEVEL."""
+    levels = (item.lower().rpartition(":") for item in items(text))
+    return log_level(
+        ",".join(
+            scope + colon + _LEVEL_SYNONYMS.get(level, level) for scope, colon, level in levels
+        )
+    )

@@ -3,11 +3,22 @@
 from collections.abc import Iterator, Mapping
 
 from .command_line import Setting
-from .config import EVERYTHING, Config, Networks
+from .config import EVERYTHING, OLD_RULES, Config, Networks
+from .values import items
+
+OWNER_GROUPS = "ISTIO_OUTBOUND_OWNER_GROUPS"
 
 
-def warnings_of(config: Config, given: Mapping[str, Setting]) -> Iterator[str]:
+def warnings_of(
+    config: Config, given: Mapping[str, Setting], environ: Mapping[str, str]
+) -> Iterator[str]:
     """The warnings about one call's flags, in the order of the flags' table."""
+    if config.inbound_ports and "inbound_port" not in given and config.ruleset != OLD_RULES:
+        yield (
+            f"{given['inbound_ports'].source} without -z: captured inbound TCP goes to port "
+            f"{config.inbound_port}, the -p port, as in Istio 1.0; Istio's programs since 1.3 take "
+            "15006, so name the port with -z"
+        )
     if 0 in config.proxy_uids and "proxy_uids" not in given:
         yield "uid 0 is not captured, by default: -u says which users are the proxy's"
     if config.redirect_dns and not config.captures_dns:
@@ -34,11 +45,13 @@ def warnings_of(config: Config, given: Mapping[str, Setting]) -> Iterator[str]:
         for network in config.outbound_excluded_networks:
             if network.prefixlen == 0:
                 yield f"{source}: {network} excludes every destination"
-    if config.owner_groups is not EVERYTHING and set(config.owner_groups) <= set(config.proxy_gids):
+    if OWNER_GROUPS in environ and not items(environ[OWNER_GROUPS]):
         yield (
-            "ISTIO_OUTBOUND_OWNER_GROUPS names only groups of the proxy, so nobody's traffic is "
-            "captured"
+            f"{OWNER_GROUPS} is empty, so processes of all groups are captured; Istio's program "
+            "would capture none: leave the variable out, or say *"
         )
+    if config.owner_groups is not EVERYTHING and set(config.owner_groups) <= set(config.proxy_gids):
+        yield (f"{OWNER_GROUPS} names only groups of the proxy, so nobody's traffic is captured")
 
 
 def _overlaps(source: str, networks: Networks) -> Iterator[str]:

@@ -48,6 +48,7 @@ BAD_CALLS = [
     refused("probe-port", ["--iptables-probe-port", "0"], "--iptables-probe-port", "'0'", PORT),
     refused("port-variable", [], "ENVOY_PORT", "'15001/tcp'", PORT, ENVOY_PORT="15001/tcp"),
     # Lists of ports.
+    refused("ports-too-high-with-zeros", ["-b", "0065536"], "-b", "65536'", PORT),
     refused("ports-one-of-many", ["-b", "8080,http,9090"], "-b", "'http'", PORT),
     refused("ports-range-hyphen", ["-b", "8000-9000"], "-b", "'8000-9000'", PORT, "ranges"),
     refused("ports-range-colon", ["-d", "8000:9000"], "-d", "'8000:9000'", PORT, "ranges"),
@@ -130,7 +131,6 @@ BAD_CALLS = [
     refused("wait-duration", ["--wait", "5s"], "--wait", "'5s'", "seconds"),
     refused("level", ["--log_output_level=loud"], "--log_output_level", "'loud'", "debug", "none"),
     refused("level-of-scope", ["--log-level", "xds:loud"], "--log-level", "'xds:loud'", "info"),
-    refused("level-variable", [], "LOG_LEVEL", "'verbose'", "debug", LOG_LEVEL="verbose"),
     refused("backend", ["--backend=iptables"], "--backend", "'iptables'", "auto", "legacy", "nft"),
     refused("backend-upper-case", ["--backend", "NFT"], "--backend", "'NFT'", "did you mean nft?"),
     refused("binary", ["--force-iptables-binary=x"], "--force-iptables-binary", "'x'", "legacy"),
@@ -139,11 +139,24 @@ BAD_CALLS = [
     refused("output", ["--output", "yaml"], "--output", "'yaml'", "text", "json"),
     # Switches.
     refused("switch-yes", ["--drop-invalid=yes"], "--drop-invalid", "'yes'", "true or false"),
-    refused("switch-on", [], "DROP_INVALID", "'on'", "true or false", DROP_INVALID="on"),
+    refused("switch-on", ["--drop-invalid=on"], "--drop-invalid", "'on'", "true or false"),
+    refused("switch-variable", [], "DROP_INVALID", "'2'", "yes, no, on, off", DROP_INVALID="2"),
+    refused("switch-all", ["--redirect-dns=ALL"], "--redirect-dns", "'ALL'", "true or false"),
+    refused("switch-all-variable", [], "DUAL_STACK", "'ALL'", "true or false", DUAL_STACK="ALL"),
     refused("switch-short", ["-n=maybe"], "-n", "'maybe'", "true or false"),
     refused("switch-opposite", ["--no-ipv6=2"], "--no-ipv6", "'2'", "true or false"),
     refused(
-        "switch-ipv6-word", [], "ENABLE_INBOUND_IPV6", "'on'", "true", ENABLE_INBOUND_IPV6="on"
+        "switch-ipv6-word", [], "ENABLE_INBOUND_IPV6", "'v6'", "true", ENABLE_INBOUND_IPV6="v6"
+    ),
+    refused("level-case", ["--log-level=INFO"], "--log-level", "'INFO'", "info"),
+    refused("level-synonym", ["--log-level=warning"], "--log-level", "'warning'", "warn"),
+    refused(
+        "mode-variable",
+        [],
+        "ISTIO_INBOUND_INTERCEPTION_MODE",
+        "'TRANSPARENT'",
+        "TPROXY",
+        ISTIO_INBOUND_INTERCEPTION_MODE="TRANSPARENT",
     ),
     refused("switch-retired", ["-f=perhaps"], "-f", "'perhaps'", "true or false"),
     # The command line itself.
@@ -221,7 +234,7 @@ SEVERAL_SOURCES = ["command line", "command line", "-x", "-p", "-m", "-b", "-b",
 
 
 def test_all_mistakes_of_a_call_are_reported_together() -> None:
-    lines = complaints(*SEVERAL, DROP_INVALID="on")
+    lines = complaints(*SEVERAL, DROP_INVALID="2")
     assert sorted(line.partition(":")[0] for line in lines) == sorted(SEVERAL_SOURCES)
 
 
@@ -274,7 +287,7 @@ def test_a_namespace_that_is_none_is_a_wrong_call(
 def test_the_program_as_a_person_runs_it() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "proxy_init", "istio-iptables", *SEVERAL],
-        env={"PATH": os.defpath, "PYTHONPATH": str(ROOT), "DROP_INVALID": "on"},
+        env={"PATH": os.defpath, "PYTHONPATH": str(ROOT), "DROP_INVALID": "2"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

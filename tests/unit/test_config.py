@@ -191,14 +191,14 @@ def test_a_flag_beats_its_variable_which_beats_the_default(
 
 
 @each_field
-def test_an_empty_text_means_not_given(
+def test_an_empty_flag_means_the_default_and_an_empty_variable_means_nothing(
     flag: str, variable: str, field: str, default: object, one: Value, other: Value
 ) -> None:
     text, expected = one
     for empty in ("", " "):
         assert getattr(read(f"{flag}={empty}"), field) == default
+        assert getattr(read(f"{flag}={empty}", **{variable: text}), field) == default
         assert getattr(read(**{variable: empty}), field) == default
-        assert getattr(read(f"{flag}={empty}", **{variable: text}), field) == expected
         assert getattr(read(f"{flag}={text}", **{variable: empty}), field) == expected
 
 
@@ -219,9 +219,124 @@ def test_blanks_around_a_value_do_not_matter(
         ("DROP_INVALID", "INVALID_DROP", "drop_invalid"),
     ],
 )
-def test_of_two_variables_the_first_counts(first: str, second: str, field: str) -> None:
-    assert getattr(read(**{first: "true", second: "false"}), field) is True
-    assert getattr(read(**{first: "false", second: "true"}), field) is False
+def test_of_two_variables_the_second_counts(first: str, second: str, field: str) -> None:
+    for one, other in (("true", "false"), ("false", "true"), ("perhaps", "1")):
+        config = read("--capture-all-dns", **{first: one, second: other})
+        assert getattr(config, field) is (other in ("true", "1"))
+        [warning] = config.warnings
+        assert f"{second} is '{other}' and counts" in warning
+        assert f"{first} is '{one}' and does not count" in warning
+    for one, other in (("true", "1"), ("0", "off"), ("", "true"), ("true", "")):
+        config = read("--capture-all-dns", **{first: one, second: other})
+        assert getattr(config, field) is ("true" in (one, other))
+        assert config.warnings == ()
+
+
+def test_a_flag_that_beats_two_contradicting_variables_is_no_contradiction() -> None:
+    config = read("--dual-stack", DUAL_STACK="true", ISTIO_DUAL_STACK="false")
+    assert config.dual_stack
+    assert config.warnings == ()
+
+
+# What is set for another program, or by Kubernetes.
+
+
+@pytest.mark.parametrize(
+    ("text", "on"),
+    [
+        *((word, True) for word in ("on", "ON", "yes", "Yes", "y", "enabled", "true", "T", "1")),
+        *((word, False) for word in ("off", "Off", "no", "NO", "n", "disabled", "false", "F", "0")),
+    ],
+)
+def test_a_variable_may_switch_with_any_usual_word(text: str, on: bool) -> None:
+    assert read(DROP_INVALID=text).drop_invalid is on
+    assert read(ENABLE_INBOUND_IPV6=text).ipv6 is on
+    assert read(DRY_RUN=text).dry_run is on
+
+
+@pytest.mark.parametrize("text", ["ALL", "all", "true", "yes"])
+def test_all_switches_dns_capture_on_as_in_istio_1_7(text: str) -> None:
+    for variable in ("ISTIO_META_DNS_CAPTURE", "REDIRECT_DNS"):
+        config = read(**{variable: text})
+        assert config.redirect_dns
+        assert not config.capture_all_dns
+    assert read(CAPTURE_ALL_DNS=text).capture_all_dns
+
+
+def test_the_mode_of_a_variable_may_stand_in_any_case() -> None:
+    for text in ("tproxy", "TProxy", "TPROXY"):
+        assert read(ISTIO_INBOUND_INTERCEPTION_MODE=text).mode is Mode.TPROXY
+
+
+@pytest.mark.parametrize(
+    ("text", "level"),
+    [
+        ("INFO", "info"),
+        ("Debug", "debug"),
+        ("trace", "debug"),
+        ("WARNING", "warn"),
+        ("err", "error"),
+        ("critical", "fatal"),
+        ("off", "none"),
+        ("default:WARNING,xds:trace", "warn"),
+        ("xds:TRACE", "info"),
+    ],
+)
+def test_the_log_level_of_a_variable_is_taken_as_other_programs_write_it(
+    text: str, level: str
+) -> None:
+    config = read(LOG_LEVEL=text)
+    assert config.log_level == level
+    assert config.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "field"),
+    [
+        ("LOG_LEVEL", "loud", "log_level"),
+        ("LOG_LEVEL", "default:9", "log_level"),
+        ("LOG_AS_JSON", "pretty", "log_as_json"),
+        ("IPTABLES_PROBE_PORT", "http", "probe_port"),
+        ("PROBE_TIMEOUT", "5", "probe_timeout"),
+        ("PROXY_INIT_WAIT", "forever", "wait"),
+        ("PROXY_INIT_COMMENTS", "all", "comments"),
+        ("PROXY_INIT_BACKEND", "iptables", "backend"),
+        ("PROXY_INIT_CIDR_TREE", "sometimes", "cidr_tree"),
+        ("PROXY_INIT_STRICT", "very", "strict"),
+        ("FORCE_APPLY", "please", "force_apply"),
+        ("RUN_VALIDATION", "perhaps", "run_validation"),
+        ("CNI_MODE", "cilium", "output"),
+        ("NATIVE_NFTABLES", "cilium", "backend"),
+    ],
+)
+def test_a_variable_that_decides_nothing_about_capture_never_stops_a_pod(
+    variable: str, text: str, field: str
+) -> None:
+    config = read(**{variable: text})
+    assert getattr(config, field) == getattr(read(), field)
+    [warning] = config.warnings
+    assert warning.startswith(f"{variable}: got ")
+    assert "it is ignored" in warning
+    if variable != "PROXY_INIT_STRICT":
+        [line] = complaints("--strict", **{variable: text})
+        assert variable in line
+
+
+def test_a_backend_that_a_variable_names_may_stand_in_any_case() -> None:
+    assert read(PROXY_INIT_BACKEND="NFT").backend == "nft"
+    assert read(FORCE_IPTABLES_BINARY="maybe").backend == "auto"
+
+
+def test_a_variable_that_kubernetes_sets_for_a_service_is_not_ours() -> None:
+    config = read(ENVOY_PORT="tcp://10.96.0.7:80", INBOUND_TUNNEL_PORT="udp://[fd00::1]:53")
+    assert (config.outbound_port, config.tunnel_port) == (15001, 15008)
+    assert [warning.split()[0] for warning in config.warnings] == [
+        "ENVOY_PORT",
+        "INBOUND_TUNNEL_PORT",
+    ]
+    assert read("-p", "5", ENVOY_PORT="tcp://10.96.0.7:80").warnings == ()
+    [line] = complaints(ISTIO_INBOUND_PORTS="tcp://10.96.0.7:80")
+    assert "ISTIO_INBOUND_PORTS" in line
 
 
 def test_a_variable_that_a_flag_beats_is_not_even_read() -> None:
@@ -282,6 +397,7 @@ def test_the_arguments_of_a_1_0_injector() -> None:
     assert without_defaults(read(*INJECTORS["1.0"])) == {
         "outbound_networks": EVERYTHING,
         "inbound_ports": (8080, 9090),
+        "warnings": read(*INJECTORS["1.0"]).warnings,
     }
 
 
@@ -296,9 +412,50 @@ def test_the_arguments_of_today_s_injector() -> None:
 
 @pytest.mark.parametrize("injector", INJECTORS)
 def test_the_usual_arguments_give_no_warning(injector: str) -> None:
-    config = settle(read(*INJECTORS[injector]), [ip_address("10.0.0.7")])
+    arguments = [*INJECTORS[injector], *(["--ruleset=1.0"] if injector == "1.0" else [])]
+    config = settle(read(*arguments), [ip_address("10.0.0.7")])
     assert config.warnings == ()
     assert config.notes == ()
+
+
+def test_istio_s_programs_since_1_3_take_another_inbound_port_than_1_0() -> None:
+    [warning] = read(*INJECTORS["1.0"]).warnings
+    assert warning.startswith("-b without -z: ")
+    assert "15001" in warning
+    assert "15006" in warning
+    assert read("-b", "", "-i", "*").warnings == ()
+    assert read("-b", "*", INBOUND_CAPTURE_PORT="15006").warnings == ()
+
+
+# Port lists, as Istio's annotations let them pass.
+
+each_port_list = pytest.mark.parametrize(
+    ("flag", "field"),
+    [
+        ("-b", "inbound_ports"),
+        ("-d", "inbound_excluded_ports"),
+        ("-q", "outbound_ports"),
+        ("-o", "outbound_excluded_ports"),
+    ],
+)
+
+
+@each_port_list
+def test_port_0_and_leading_zeros_are_taken_with_a_warning(flag: str, field: str) -> None:
+    config = read(flag, "0,0443,080,0,65535", "-z", "15006")
+    assert getattr(config, field) == (0, 443, 80, 0, 65535)
+    warnings = [warning for warning in config.warnings if "-b '*'" not in warning]
+    assert warnings == [
+        f"{flag}: port 0 matches no packet",
+        f"{flag}: 0443 is taken for port 443",
+        f"{flag}: 080 is taken for port 80",
+    ]
+
+
+def test_warnings_about_a_long_list_are_cut() -> None:
+    warnings = read("-o", ",".join(f"0{port}" for port in range(1, 1001))).warnings
+    assert len(warnings) == 11
+    assert "990 more" in warnings[-1]
 
 
 @pytest.mark.parametrize(
@@ -367,9 +524,32 @@ def test_each_family_gets_its_own_networks_in_the_order_given() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("::ffff:10.1.2.3", "10.1.2.3/32"),
+        ("::FFFF:a01:203/128", "10.1.2.3/32"),
+        ("::ffff:10.1.2.3/104", "10.0.0.0/8"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::ffff:10.1.2.3/95", "::fffe:0:0/95"),
+        ("::10.1.2.3", "::10.1.2.3/128"),
+    ],
+)
+def test_an_ipv4_mapped_network_counts_as_the_ipv4_network(text: str, network: str) -> None:
+    for flag, field in (("-x", "outbound_excluded_networks"), ("-i", "outbound_networks")):
+        assert getattr(read(flag, text), field) == (ip_network(network),)
+
+
+def test_the_loopback_network_may_be_an_ipv4_mapped_one() -> None:
+    config = read(ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR="::ffff:127.0.0.0/104")
+    assert config.ipv4_loopback == ip_network("127.0.0.0/8")
+
+
+@pytest.mark.parametrize(
     ("cidrs", "captures"),
     [
         ("", False),
+        ("::ffff:127.0.0.1/128", True),
+        ("::ffff:10.0.0.1", False),
         ("*", False),
         ("10.0.0.0/8", False),
         ("127.0.0.1/32", True),
@@ -472,8 +652,25 @@ def test_a_number_is_never_looked_up_as_a_name() -> None:
 
 def test_the_proxy_s_groups_are_its_users_where_they_are_not_given() -> None:
     assert read("-u", "7,8").proxy_gids == (7, 8)
-    assert read_on(ALICE, "-u", "alice").proxy_gids == (1000,)
     assert read("-g", "7").proxy_uids == (1337,)
+
+
+def test_the_group_of_a_user_s_name_is_the_proxy_s_too() -> None:
+    config = read_on(ALICE, "-u", "alice,7")
+    assert (config.proxy_uids, config.proxy_gids) == ((1000, 7), (1001, 7))
+    assert config.warnings == ()
+    assert read_on(ALICE, PROXY_UID="alice").proxy_gids == (1001,)
+    assert read_on(ALICE, "-u", "alice", "--ruleset=1.0").proxy_gids == (1001,)
+    assert read_on(ALICE, "-u", "alice", "-g", "5").proxy_gids == (5,)
+
+
+def test_a_user_without_a_group_of_that_name_lends_its_number_with_a_warning() -> None:
+    config = read_on(ALICE, "-u", "envoy, alice")
+    assert config.proxy_gids == (101, 1001)
+    [warning] = config.warnings
+    assert warning.startswith("-u: there is no group envoy")
+    assert "101" in warning
+    assert read_on(ALICE, "-u", "envoy", "-g", "101").warnings == ()
 
 
 def test_the_proxy_s_user_is_that_of_envoy_user_else_1337() -> None:
@@ -529,12 +726,32 @@ def test_any_number_of_groups_may_be_excluded() -> None:
 def test_dns_servers_are_those_of_resolv_conf() -> None:
     text = (
         "# nameserver 192.0.2.1\n; nameserver 192.0.2.2\nsearch cluster.local\n"
-        "nameserver 10.96.0.10\nnameserver\tfd00::a \nnameserver fe80::1%eth0\nnameserver\n"
-        "nameserver example.com\noptions ndots:5\n"
+        "nameserver 10.96.0.10\r\nnameserver\tfd00::a \nnameserver\noptions ndots:5\n"
+        "nameserver ::ffff:10.96.0.11 # an IPv4 address\n"
     )
     machine = FakeMachine(files={"/etc/resolv.conf": text})
-    servers = read_on(machine, "--redirect-dns").dns_servers
-    assert list(map(str, servers)) == ["10.96.0.10/32", "fd00::a/128", "fe80::1/128"]
+    config = read_on(machine, "--redirect-dns")
+    assert list(map(str, config.dns_servers)) == ["10.96.0.10/32", "fd00::a/128", "10.96.0.11/32"]
+    assert config.warnings == ()
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["10.0.0.1/24", "10.0.0.1%d0", "fe80::1%eth0", "example.com", "10.0.0.1#53", "010.0.0.1"],
+)
+def test_a_dns_server_that_is_no_plain_address_is_skipped_with_a_warning(word: str) -> None:
+    text = f"nameserver {word}\nnameserver 10.96.0.10\n"
+    config = read_on(FakeMachine(files={"/etc/resolv.conf": text}), "--redirect-dns")
+    assert list(map(str, config.dns_servers)) == ["10.96.0.10/32"]
+    [warning] = config.warnings
+    assert repr(word) in warning
+
+
+@pytest.mark.parametrize("end", ["\v", "\f", "\x1c", "\x85", "\u2028", "\r"])
+def test_a_line_of_resolv_conf_ends_with_a_line_feed_only(end: str) -> None:
+    text = f"search a{end}nameserver 192.0.2.1\nnameserver 10.96.0.10{end}\n"
+    config = read_on(FakeMachine(files={"/etc/resolv.conf": text}), "--redirect-dns")
+    assert list(map(str, config.dns_servers)) == ["10.96.0.10/32"]
 
 
 def test_without_resolv_conf_there_are_no_dns_servers() -> None:
@@ -590,10 +807,11 @@ def test_warnings_about_the_flags_stay_beside_the_one_about_addresses() -> None:
 # Warnings.
 
 WARNINGS = [
-    (["-b", "8080", "-d", "22"], ["-d", "-b '*'"]),
+    (["-b", "8080", "-d", "22", "-z", "15006"], ["-d", "-b '*'"]),
     (["-d", "22"], ["-d"]),
     (["-i", "*", "-q", "443"], ["-q", "-i '*'"]),
-    (["-b", "15001"], ["-b", "15001", "proxy"]),
+    (["-b", "*"], ["-b", "without -z", "15006"]),
+    (["-b", "15001", "-z", "15006"], ["-b", "15001", "proxy"]),
     (["-b", "15006", "-z", "15006"], ["-b", "15006", "proxy"]),
     (["-b", "*", "-d", "15006", "-z", "15006"], ["-d", "15006", "proxy"]),
     (["--istio-outbound-ports", "15001"], ["--istio-outbound-ports", "15001", "proxy"]),
@@ -633,13 +851,23 @@ def test_root_exempt_by_a_default_is_warned_about() -> None:
     [warning] = read_on(ALICE, ENVOY_USER="root").warnings
     assert "uid 0" in warning
     assert read_on(ALICE, "-u", "0").warnings == ()
-    assert read_on(ALICE, PROXY_UID="root").warnings == ()
+    machine = FakeMachine(users={"root": 0}, groups={"root": 0})
+    assert read_on(machine, PROXY_UID="root").warnings == ()
+
+
+def test_an_empty_list_of_owner_groups_means_all_with_a_warning() -> None:
+    for text in ("", " , "):
+        config = read(ISTIO_OUTBOUND_OWNER_GROUPS=text)
+        assert config.owner_groups is EVERYTHING
+        [warning] = config.warnings
+        assert warning.startswith("ISTIO_OUTBOUND_OWNER_GROUPS is empty")
+    assert read(ISTIO_OUTBOUND_OWNER_GROUPS="*").warnings == ()
 
 
 @pytest.mark.parametrize(
     "argv",
     [
-        ["-b", "*", "-d", "22,15090"],
+        ["-b", "*", "-d", "22,15090", "-z", "15006"],
         ["-i", "10.0.0.0/8", "-q", "443"],
         ["-i", "10.0.0.0/8", "-x", "10.1.0.0/16"],  # a hole in what is captured
         ["-x", "10.0.0.0/8,11.0.0.0/8,fd00::/8,fe00::/8"],
@@ -654,7 +882,7 @@ def test_what_makes_sense_is_not_warned_about(argv: list[str]) -> None:
 
 
 def test_all_warnings_of_a_call_are_given_together() -> None:
-    argv = ["-b", "8080,15001", "-d", "22", "-x", "10.0.0.0/8,10.0.0.0/8"]
+    argv = ["-b", "8080,15001", "-d", "22", "-x", "10.0.0.0/8,10.0.0.0/8", "-z", "15006"]
     assert len(read(*argv).warnings) == 3
     assert len(complaints(*argv, "--strict")) == 3
     assert len(complaints(*argv, PROXY_INIT_STRICT="1")) == 3
