@@ -6,11 +6,14 @@ search tries one packet, sets its class aside, and goes on with the rest until n
 Tried are TCP and UDP: nothing else is ever captured.
 """
 
+from bisect import bisect_right
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from itertools import chain, count, product
 from typing import Any, TypeVar
+
+from netaddr import IPNetwork, IPSet
 
 from ..config.config import EVERYTHING, Config
 from ..frozen import replace
@@ -247,28 +250,27 @@ def _numbers(usual: int, values: Set[int]) -> Sequence[int]:
 def _addresses(usual: Address, networks: Set[Network], inside: bool) -> Sequence[Address]:
     """One address of each class that networks tell apart; `inside` the pod, loopback ones too.
 
-    Networks are apart or one inside the other, so the smallest around an address tells its class.
+    Networks are apart or one inside the other, so a class is what lies in a network and in none of
+    those inside it. Of a class its second address reads best, if the usual one is not in it.
     """
-    never = {LOOPBACK[Family(usual.version)], ip_network("::6/128")}
-    known = {network for network in networks | never if network.version == usual.version}
-    lengths = sorted({network.prefixlen for network in known}, reverse=True)
-
-    def smallest(address: Address) -> Network | None:
-        around = (ip_network((int(address), length), strict=False) for length in lengths)
-        return next((network for network in around if network in known), None)
-
-    candidates = (usual, *chain.from_iterable(map(_edges, sorted(known, key=str))))
-    allowed = (a for a in candidates if inside or not any(a in network for network in never))
-    return _one_of_each((address, smallest(address)) for address in allowed)
-
-
-def _edges(network: Network) -> Iterator[Address]:
-    """Where classes may begin: in the network (its second address reads better), and behind it."""
-    address = IPv4Address if network.version == 4 else IPv6Address
-    first, last = int(network[0]), int(network[-1])
-    for number in (first + 1, first, last + 1):
-        if number < 2**network.max_prefixlen:
-            yield address(number)
+    family = Family(usual.version)
+    reserved = [IPNetwork(str(network)) for network in (LOOPBACK[family], ip_network("::6/128"))]
+    named = {IPNetwork(str(network)) for network in networks if network.version == usual.version}
+    known = sorted({IPNetwork(f"{family.any_address}/0"), *named, *reserved})
+    known = [network for network in known if network.version == usual.version]
+    firsts = [network.first for network in known]
+    found: list[Address] = []
+    for place, network in enumerate(known, start=1):
+        if not inside and any(network in whole for whole in reserved):
+            continue
+        # Sorted, the networks inside one come right behind it.
+        of_class = IPSet([network]) - IPSet(known[place : bisect_right(firsts, network.last)])
+        if str(usual) in of_class:
+            found.insert(0, usual)
+        elif of_class:
+            first, *_ = of_class.iter_cidrs()
+            found.append(ip_address(str(first[min(1, first.size - 1)])))
+    return found
 
 
 def _interfaces(asked: Iterable[Match]) -> Sequence[str]:

