@@ -280,14 +280,19 @@ def test_svg_without_graphviz_says_what_to_do(
     assert call("graph", *USUAL, "--format", "dot") == 0
 
 
-@pytest.mark.parametrize("name", ["dot", "svg"])
-def test_the_picture_in_the_readme_is_that_of_the_usual_arguments(
-    name: str, call: Call, capsys: Captured
+@pytest.mark.parametrize(
+    ("picture", "more"),
+    [("usual.dot", ()), ("usual.svg", ()), ("tproxy.svg", ("-m", "TPROXY"))],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_pictures_in_the_docs_are_those_of_the_rules(
+    picture: str, more: tuple[str, ...], call: Call, capsys: Captured
 ) -> None:
-    """Made by `proxy-init graph` with USUAL and `--format dot` and `svg`, as the README says."""
-    assert call("graph", *USUAL, "--format", name) == 0
-    made, kept = capsys.readouterr().out, (ROOT / "docs" / f"usual.{name}").read_text()
-    if name == "svg":
+    """Made by `proxy-init graph` with USUAL, as docs/rules.md says; the second with `-m TPROXY`."""
+    kind = picture.rpartition(".")[2]
+    assert call("graph", *USUAL, *more, "--format", kind) == 0
+    made, kept = capsys.readouterr().out, (ROOT / "docs" / picture).read_text()
+    if kind == "svg":
         # Where things lie depends on the version of Graphviz, and on the fonts.
         made, kept = (
             " ".join(sorted("".join(text) for text in ElementTree.fromstring(svg).itertext()))
