@@ -1,4 +1,4 @@
-"""The plots that the README shows, as SVG."""
+"""The plots of docs/performance.md, as SVG."""
 
 from collections.abc import Mapping
 from pathlib import Path
