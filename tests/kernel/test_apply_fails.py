@@ -460,8 +460,8 @@ def test_what_the_node_lacks_is_named_all_at_once(fresh: str, tmp_path: Path) ->
             f"the kernel refused: {family} table nat: No such file or directory",
             f"missing table mangle for {family}: on the node, modprobe {prefix}table_mangle; a "
             "kernel without it has no legacy iptables, but perhaps takes --backend nft",
-            f"missing match owner for {family}: on the node, modprobe xt_owner",
-            f"missing target REDIRECT for {family}: on the node, modprobe xt_REDIRECT",
+            f"missing match owner for {family}: on the node, modprobe {prefix}t_owner",
+            f"missing target REDIRECT for {family}: on the node, modprobe {prefix}t_REDIRECT",
         )
     ]
     assert summary.startswith("result=failed ")
