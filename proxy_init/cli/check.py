@@ -12,6 +12,7 @@ from ..kernel.choice import choose
 from ..kernel.needs import Need, needs, routing_needs
 from ..kernel.routing.addresses import has_ipv6
 from ..kernel.system.lock import state_of_lock
+from ..kernel.system.modules import State
 from ..kernel.system.workers import Worker
 from ..rules.model import Family, Ruleset
 from .session import print_text, session, wanted_rulesets
@@ -82,8 +83,8 @@ def _found(
 
 
 def _are_there(all_of_it: Sequence[Need]) -> bool:
-    # What can't be told without touching it is taken to be there: most kernels load it when asked.
-    return not any(need.there is False for need in all_of_it)
+    # What is not known is taken to be there: most kernels load it when they are asked for it.
+    return not any(need.state is State.MISSING for need in all_of_it)
 
 
 def _fields(need: Need) -> dict[str, object]:
@@ -91,9 +92,10 @@ def _fields(need: Need) -> dict[str, object]:
         "kind": need.kind,
         "name": need.name,
         "family": need.family.title if need.family else None,
-        "there": need.there,
+        "there": {State.THERE: True, State.MISSING: False}.get(need.state),
+        "state": need.state.value,
         "revision": need.revision,
-        "remedy": None if need.there else need.remedy,
+        "remedy": None if need.state is State.THERE else need.remedy,
     }
 
 
@@ -124,7 +126,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
 def _need_lines(all_of_it: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for need in all_of_it:
         family = f" for {need['family']}" if need["family"] else ""
-        state = {True: "there", False: "missing", None: "not known"}[need["there"]]
+        state = "not loaded yet" if need["state"] == "not loaded" else need["state"]
         revision = "" if need["revision"] is None else f" (revision {need['revision']})"
         remedy = f"; {need['remedy']}" if need["remedy"] else ""
         line = f"  {need['kind']} {need['name']}{family}: {state}{revision}{remedy}"

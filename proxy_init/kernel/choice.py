@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 
-from ..errors import ApplyFailed, ProxyInitError
+from ..errors import ApplyFailed, NodeCannot, ProxyInitError
 from ..frozen import frozen, replace
 from ..log import logger
 from ..rules.model import Ruleset
@@ -74,12 +74,15 @@ def _by_kernel(rulesets: Sequence[Ruleset], write: bool) -> tuple[Backend, str]:
     lacking = next(filter(None, lacks), "")
     if not lacking:
         return Backend.LEGACY, "this kernel has its tables"
-    from .needs import neither_works
+    from .needs import missing_needs
 
-    error = neither_works(concerned, lacking)
-    if error:
-        raise error
-    return Backend.NFT, lacking
+    missing_of_nft = missing_needs(concerned, Backend.NFT)
+    if not missing_of_nft:
+        return Backend.NFT, lacking
+    if not missing_needs(concerned, Backend.LEGACY):
+        return Backend.LEGACY, "nf_tables can't serve, and its tables can be loaded"
+    lines = [f"backend legacy: {lacking}", *(f"backend nft: {need}" for need in missing_of_nft)]
+    raise NodeCannot("\n".join(["neither backend works here; see proxy-init check", *lines]))
 
 
 def _holders(

@@ -9,6 +9,7 @@ from ..rules.matches import OwnerGid, OwnerUid
 from ..rules.model import Ruleset
 from .backend import Task
 from .needs import needs
+from .system.modules import State
 from .system.proc import read
 from .system.refusal import KernelRefused
 
@@ -38,7 +39,7 @@ def explained(refused: KernelRefused, task: Task) -> ProxyInitError:
 
 def what_is_missing(task: Task) -> Iterator[str]:
     """Every capability, table, match and target that a task needs and that is not there."""
-    return (str(need) for need in needs(task, write=True) if need.there is False)
+    return (str(need) for need in needs(task, write=True) if need.state is State.MISSING)
 
 
 def _unmapped_owners(ruleset: Ruleset) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from ..errors import NodeCannot
-from ..frozen import frozen
+from ..frozen import frozen, replace
 from ..rules.matches import Destination, InInterface, OutInterface, Protocol, Source
 from ..rules.model import BUILT_IN, Family, Ruleset
 from .backend import Backend, Task
@@ -11,27 +11,25 @@ from .legacy.sockopt import extension_errno, lacks_x_tables, table_errno
 from .nftables import nfnetlink
 from .routing.policy_routes import Routes
 from .system.capabilities import missing_capabilities
+from .system.modules import State, may_load, modules_directory, state_on_disk
 from .system.proc import read
 from .system.refusal import NO_SUCH_TABLE, KernelRefused
 
 _HIGHEST_REVISION = 4
 # libxtables puts the one in for the other.
 _ALIASES = {"state": "conntrack"}
-_MODULES = {"tcp": "xt_tcpudp", "udp": "xt_tcpudp", "REJECT": "ip6t_REJECT"}
 
 
 @frozen
 class Need:
-    """One thing that rules need: of which kind, whether it is there, and what to do if not.
-
-    Where `there` is None, it can't be told without bringing it into being. `revision` is the
-    highest that the kernel has of a match or target.
+    """One thing that rules need: of which kind, how it stands, and what to do if it is not there,
+    or what loads it. `revision` is the highest that the kernel has of a match or target.
     """
 
     kind: str
     name: str
     family: Family | None
-    there: bool | None
+    state: State
     remedy: str
     revision: int | None = None
 
@@ -47,16 +45,15 @@ def needs(task: Task, write: bool) -> Iterator[Need]:
     the rest can't be found out, and is left out.
     """
     backend, family = task.backend, task.ruleset.family
-    missing = [name for name in backend.capabilities if name in missing_capabilities()]
+    missing = missing_capabilities(backend.capabilities)
     remedy = (
         "give the init container securityContext.capabilities."
         f"add: [{', '.join(backend.capabilities)}], or by hand use sudo"
     )
-    if missing == ["NET_RAW"]:
+    if missing == ("NET_RAW",):
         remedy += ", or take --backend nft, which does without"
-    yield Need(
-        "capability", " and ".join(missing or backend.capabilities), None, not missing, remedy
-    )
+    state = State.MISSING if missing else State.THERE
+    yield Need("capability", " and ".join(missing or backend.capabilities), None, state, remedy)
     yield _software(backend)
     if missing:
         return
@@ -64,11 +61,14 @@ def needs(task: Task, write: bool) -> Iterator[Need]:
         yield _table(backend, family, table.name, write)
     unasked = backend is Backend.LEGACY and lacks_x_tables(family)
     for kind, name in sorted(_extensions(task.ruleset)):
-        revision = highest_revision(backend, family, kind, name)
-        there = None if unasked else revision is not None
-        module = _MODULES.get(name, f"xt_{name}")
+        module = f"{'ipt' if family is Family.V4 else 'ip6t'}_{name}"  # an alias that it has
         remedy = f"on the node, modprobe {module}"
-        yield Need(kind, name, family, there, remedy, revision)
+        if unasked:
+            yield _on_disk(Need(kind, name, family, State.NOT_KNOWN, remedy), module)
+            continue
+        revision = highest_revision(backend, family, kind, name)
+        state = State.MISSING if revision is None else State.THERE
+        yield Need(kind, name, family, state, remedy, revision)
 
 
 def routing_needs(ruleset: Ruleset) -> Iterator[Need]:
@@ -76,25 +76,18 @@ def routing_needs(ruleset: Ruleset) -> Iterator[Need]:
     if ruleset.routing.policy_route:
         try:
             Routes(ruleset.family).policy_routes()
-            there = True
+            state = State.THERE
         except KernelRefused:
-            there = False
+            state = State.MISSING
         remedy = "a kernel with CONFIG_IP_MULTIPLE_TABLES and CONFIG_IPV6_MULTIPLE_TABLES"
-        yield Need("policy routing", "by fwmark", ruleset.family, there, remedy)
+        yield Need("policy routing", "by fwmark", ruleset.family, state, remedy)
 
 
-def neither_works(rulesets: Sequence[Ruleset], lacking: str) -> NodeCannot | None:
-    """The error where `lacking` rules out legacy, if nft can't serve either; else None."""
-    missing = [
-        f"backend nft: {need}"
-        for ruleset in rulesets
-        for need in needs(Task(ruleset, Backend.NFT), write=False)
-        if need.there is False
-    ]
-    if not missing:
-        return None
-    lines = (f"backend legacy: {lacking}", *dict.fromkeys(missing))
-    return NodeCannot("\n".join(("neither backend works here; see proxy-init check", *lines)))
+def missing_needs(rulesets: Sequence[Ruleset], backend: Backend) -> list[Need]:
+    """What the rulesets need of a backend and what can't come, what both families need once."""
+    tasks = [Task(ruleset, backend) for ruleset in rulesets]
+    all_of_it = (need for task in tasks for need in needs(task, write=False))
+    return list(dict.fromkeys(need for need in all_of_it if need.state is State.MISSING))
 
 
 def _software(backend: Backend) -> Need:
@@ -106,34 +99,53 @@ def _software(backend: Backend) -> Need:
     try:
         backend.load()
     except NodeCannot as error:
-        return Need(kind, name, None, False, str(error))
-    return Need(kind, name, None, True, "")
+        return Need(kind, name, None, State.MISSING, str(error))
+    return Need(kind, name, None, State.THERE, "")
 
 
 def _table(backend: Backend, family: Family, name: str, write: bool) -> Need:
     if backend is Backend.NFT:
         remedy = "on the node, modprobe nf_tables nft_compat nft_chain_nat"
-        return Need("table", name, family, _nft_takes(family, name), remedy)
+        state = State.THERE if _nft_takes(family, name) else State.MISSING
+        return Need("table", name, family, state, remedy)
     prefix = "ip" if family is Family.V4 else "ip6"
+    module = f"{prefix}table_{name}"
     remedy = (
-        f"on the node, modprobe {prefix}table_{name}; a kernel without it has no legacy iptables, "
+        f"on the node, modprobe {module}; a kernel without it has no legacy iptables, "
         "but perhaps takes --backend nft"
     )
-    there: bool | None = not lacks_x_tables(family)
-    if there:
-        number = table_errno(family, name, write)
-        there = number not in NO_SUCH_TABLE and (number == 0 or _in_kernel(f"{prefix}table_{name}"))
-    return Need("table", name, family, there, remedy)
+    need = Need("table", name, family, State.MISSING, remedy)
+    if lacks_x_tables(family):
+        # The kernel never loads by itself what all of the family's tables rest on. Libiptc's side
+        # does, before it reads or writes one; so if we are to write, that was tried.
+        on_disk = _on_disk(need, module)
+        if write or on_disk.state is not State.NOT_LOADED or not may_load():
+            return need
+        return replace(on_disk, remedy=f"modprobe, which applying runs, loads {prefix}_tables")
+    number = table_errno(family, name, write)
+    if number in NO_SUCH_TABLE:
+        return need
+    if number == 0 or _in_kernel(module):
+        return replace(need, state=State.THERE)
+    return _on_disk(need, module)
 
 
-def _in_kernel(module: str) -> bool | None:
-    """Whether a table's module is in this kernel now; the kernel may load one that is not."""
+def _on_disk(need: Need, module: str) -> Need:
+    """What the kernel can't be asked for, as it stands by what the directory of modules lists."""
+    state = state_on_disk(module, modules_directory())
+    if state is State.NOT_LOADED:
+        return replace(need, state=state, remedy=f"the kernel loads {module} when it is asked for")
+    return replace(need, state=state)
+
+
+def _in_kernel(module: str) -> bool:
+    """Whether a table's module is in this kernel now, as far as can be told."""
     symbol = f" {module}_init\n" if module.endswith("_nat") else f" {module}_table_init\n"
     try:
         text = read("/proc/kallsyms")
     except OSError:
-        return None
-    return symbol in text.replace("\t", "\n") or None
+        return False
+    return symbol in text.replace("\t", "\n")
 
 
 def _nft_takes(family: Family, table: str) -> bool:

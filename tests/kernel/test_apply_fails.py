@@ -453,11 +453,16 @@ def test_what_the_node_lacks_is_named_all_at_once(fresh: str, tmp_path: Path) ->
     )
     assert result.status == 4
     *lines, summary = told(result)
-    assert lines[1:] == [
-        "missing table mangle for IPv4: on the node, modprobe iptable_mangle; a kernel without "
-        "it has no legacy iptables, but perhaps takes --backend nft",
-        "missing match owner for IPv4: on the node, modprobe xt_owner",
-        "missing target REDIRECT for IPv4: on the node, modprobe xt_REDIRECT",
+    assert lines == [
+        line
+        for family, prefix in (("IPv4", "ip"), ("IPv6", "ip6"))
+        for line in (
+            f"the kernel refused: {family} table nat: No such file or directory",
+            f"missing table mangle for {family}: on the node, modprobe {prefix}table_mangle; a "
+            "kernel without it has no legacy iptables, but perhaps takes --backend nft",
+            f"missing match owner for {family}: on the node, modprobe {prefix}t_owner",
+            f"missing target REDIRECT for {family}: on the node, modprobe {prefix}t_REDIRECT",
+        )
     ]
     assert summary.startswith("result=failed ")
     assert words.read_text().splitlines() == lines

@@ -28,7 +28,7 @@ def lacks_legacy(ruleset: Ruleset, there: Container[str], write: bool) -> str:
     """
     family = ruleset.family
     if lacks_x_tables(family):
-        return f"this kernel has no legacy tables for {family.title}"
+        return f"this kernel has no legacy tables loaded for {family.title}"
     for table in ruleset.tables:
         if table.name not in there and table_errno(family, table.name, write) in NO_SUCH_TABLE:
             return f"this kernel has no legacy table {table.name} for {family.title}"

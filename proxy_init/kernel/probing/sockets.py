@@ -6,15 +6,15 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from itertools import count, islice
-from pathlib import Path
 from typing import TypeAlias
 
 from ...analysis.probe_plan import Owner
 from ...rules.model import Family
 from ...rules.networks import Address
+from ..system.proc import read
 
 End: TypeAlias = tuple[Address, int]
 
@@ -110,11 +110,11 @@ def is_taken(family: Family, port: int) -> bool:
 
 def accepted_on(client_port: int) -> set[int]:
     """The ports of this namespace that have a connection from a port. Empty if it is elsewhere."""
-    rows = [
-        line.split()[1:3]
-        for name in ("tcp", "tcp6")
-        for line in Path("/proc/self/net", name).read_text().splitlines()[1:]
-    ]
+    lines: list[str] = []
+    for name in ("tcp", "tcp6"):
+        with suppress(FileNotFoundError):  # the kernel has no IPv6
+            lines += read(f"/proc/self/net/{name}").splitlines()[1:]
+    rows = [line.split()[1:3] for line in lines]
     ports = [[int(name.rpartition(":")[2], 16) for name in row] for row in rows]
     return {local for local, remote in ports if remote == client_port}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 
-from ...errors import ApplyFailed
+from ...errors import ApplyFailed, NodeCannot
 from ...rules.networks import Address
 from ..system.proc import read
 
@@ -40,7 +40,7 @@ def global_addresses(ipv4: bool = True) -> tuple[Address, ...]:
     Our own ::6 on lo does not count: it is there for the proxy, and no way into the pod.
     Raises ApplyFailed.
     """
-    with suppress(OSError):
+    with suppress(OSError, NodeCannot):
         there = tuple(address for address, _ in ipv6_addresses() if is_global(address))
         if not (there and ipv4):
             return there
@@ -48,7 +48,10 @@ def global_addresses(ipv4: bool = True) -> tuple[Address, ...]:
 
 
 def ipv6_addresses() -> Iterator[tuple[IPv6Address, str]]:
-    """This namespace's IPv6 addresses, each with its interface, man 5 proc_net. Raises OSError."""
+    """This namespace's IPv6 addresses, each with its interface, man 5 proc_net.
+
+    Raises OSError, and NodeCannot without /proc.
+    """
     with suppress(FileNotFoundError):  # the kernel has no IPv6
         for line in read(_IPV6_ADDRESSES).splitlines():
             words = line.split()
@@ -56,7 +59,7 @@ def ipv6_addresses() -> Iterator[tuple[IPv6Address, str]]:
 
 
 def has_ipv6() -> bool:
-    """Whether this kernel has IPv6 at all."""
+    """Whether this kernel has IPv6 at all. Raises NodeCannot without /proc."""
     try:
         read(_IPV6_ADDRESSES)
     except FileNotFoundError:

@@ -5,16 +5,17 @@ Sources: linux/capability.h, man 7 capabilities, man 2 capset, man 2 prctl.
 
 import ctypes
 import struct
+from collections.abc import Sequence
 
 from .proc import read
 
-_NUMBERS = {"NET_ADMIN": 12, "NET_RAW": 13}
+_NUMBERS = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_MODULE": 16}
 _VERSION_3 = 0x20080522
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 47, 2
 
 
-def missing_capabilities() -> tuple[str, ...]:
-    """Those of the capabilities that we may need which this process does not have in effect."""
+def missing_capabilities(names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the capabilities that this process does not have in effect."""
     try:
         status = read("/proc/self/status")
     except OSError:
@@ -22,7 +23,7 @@ def missing_capabilities() -> tuple[str, ...]:
     effective = next(
         int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")
     )
-    return tuple(name for name, number in _NUMBERS.items() if not effective >> number & 1)
+    return tuple(name for name in names if not effective >> _NUMBERS[name] & 1)
 
 
 def hand_down(name: str) -> None:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 
-from ...errors import ApplyFailed, ProxyInitError
+from ...errors import ApplyFailed, NodeCannot, ProxyInitError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -119,8 +119,16 @@ def side_by_side(workers: Sequence[Worker[Step] | InProcess[Step]]) -> list[Step
         except (ProxyInitError, RuntimeError) as error:
             failures.append(error)
     if failures:
-        raise failures[0]
+        raise _together(failures)
     return answers
+
+
+def _together(failures: Sequence[Exception]) -> Exception:
+    """One failure for all: what a node lacks for either family is named at once."""
+    if all(isinstance(failure, NodeCannot) for failure in failures):
+        lines = (line for failure in failures for line in str(failure).splitlines())
+        return NodeCannot("\n".join(dict.fromkeys(lines)))
+    return failures[0]
 
 
 def _only_output(output: int) -> None:
