@@ -30,7 +30,7 @@ OPTIONS = (
         "",
         "",
         "SECONDS",
-        "Show what changes, each time so many seconds have passed, until Ctrl-C.",
+        "Show what has changed, each time so many seconds have passed; Ctrl-C ends it.",
         check=values.interval,
     ),
 )

@@ -15,7 +15,15 @@ def _format(item: str) -> str:
 
 
 OPTIONS = (
-    Flag("format", "--format", "", "tree", "FORMAT", "tree, mermaid, dot or svg.", check=_format),
+    Flag(
+        "format",
+        "--format",
+        "",
+        "tree",
+        "[tree|mermaid|dot|svg]",
+        "Format of the drawing.",
+        check=_format,
+    ),
 )
 
 

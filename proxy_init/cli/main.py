@@ -9,6 +9,10 @@ from ..errors import BadCall, ProxyInitError
 from . import apply
 from .termination_log import leave_last_words
 
+_ABOUT_COMPLETION = (["--install-completion"], ["--show-completion"])
+_COMPLETION = "_PROXY_INIT_COMPLETE"
+"""Set by the shell, which then calls the program without arguments: Typer's protocol."""
+
 
 def main() -> int:
     """Run one command line and give the exit status."""
@@ -38,6 +42,10 @@ def main() -> int:
 
 
 def _run(words: list[str]) -> int:
+    if words[:1] in _ABOUT_COMPLETION or (not words and _COMPLETION in os.environ):
+        from .commands import run
+
+        return run(words)
     given = split(words).given
     if "version" in given:
         print(__version__)

@@ -24,7 +24,7 @@ LIVE = Flag(
     "",
     "off",
     "",
-    "Walk the rules that are in the kernel, not those that the flags ask for.",
+    "Use the rules in the kernel, not those that the flags ask for.",
     FlagKind.SWITCH,
 )
 

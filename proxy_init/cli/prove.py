@@ -37,7 +37,7 @@ OPTIONS = (
         "",
         "",
         "FLAGS",
-        "Show instead which packets these other flags treat differently.",
+        "Show which packets these other flags treat differently, instead of a proof.",
     ),
 )
 

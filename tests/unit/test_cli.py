@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from proxy_init import __version__
-from proxy_init.config.flags import FLAGS
+from proxy_init.cli.commands import COMMANDS, EXAMPLES, Example
+from proxy_init.config.flags import FLAG_GROUPS, FLAGS
+from proxy_init.config.read import read_config
 from proxy_init.errors import NodeCannot
 
 from .conftest import Call
+from .fakes import BARE_MACHINE
 
 ROOT = Path(__file__).resolve().parents[2]
 Captured = pytest.CaptureFixture[str]
@@ -147,16 +151,65 @@ def test_the_version_is_printed(call: Call, capsys: Captured) -> None:
     assert capsys.readouterr().out == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("spelling", ["-h", "--help"])
-def test_the_help_lists_every_flag_that_has_an_effect(
-    spelling: str, call: Call, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+def sections(text: str) -> dict[str, str]:
+    """The parts of a help text by their headings; the headings are in the order of the text."""
+    parts = re.split(r"^(\S.*):$\n", text, flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("words", [("-h",), ("--help",), *((name, "-h") for name in COMMANDS)])
+def test_the_help_lists_every_flag_under_the_heading_of_its_group(
+    words: tuple[str, ...], call: Call, capsys: Captured
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    assert call(spelling) == 0
-    shown = set(re.findall(r"(?<![\w-])--?\w[\w-]*", capsys.readouterr().out))
+    assert call(*words) == 0
+    parts = sections(capsys.readouterr().out)
+    assert list(FLAG_GROUPS) == [heading for heading in parts if heading in FLAG_GROUPS]
+    for heading, flags in FLAG_GROUPS.items():
+        shown = re.findall(r"^  (-.*?)(?:  |$)", parts[heading], flags=re.M)
+        spelled = [re.findall(r"(?<![\w-])--?\w[\w-]*", line) for line in shown]
+        assert spelled == [f"{flag.spellings} {flag.opposite}".split() for flag in flags]
+
+
+def test_the_help_says_what_each_flag_is_its_default_and_its_variables(
+    call: Call, capsys: Captured
+) -> None:
+    assert call("--help") == 0
+    text = " ".join(capsys.readouterr().out.split())
     for flag in FLAGS:
-        words = set(f"{flag.spellings} {flag.opposite}".split())
-        assert words & shown == (set() if flag.retired else words)
+        if flag.retired or flag.name == "help":
+            continue
+        assert flag.help in text
+        if flag.default not in ("", "off"):
+            assert f"{flag.help} [default: {flag.default}]" in text
+        if flag.variables:
+            assert f"[env var: {', '.join(flag.variables.split())}]" in text
+
+
+def test_the_help_begins_with_the_commands_and_three_examples(call: Call, capsys: Captured) -> None:
+    assert call("--help") == 0
+    parts = sections(capsys.readouterr().out)
+    assert list(parts)[:2] == ["Commands", "Examples"]
+    assert re.findall(r"^  (\w+)", parts["Commands"], flags=re.M) == list(COMMANDS)
+    assert len(re.findall(r"^  proxy-init ", parts["Examples"], flags=re.M)) == 3
+
+
+@pytest.mark.parametrize("words", [(), *((name,) for name in COMMANDS)], ids=str)
+def test_the_help_fits_a_terminal(words: tuple[str, ...], call: Call, capsys: Captured) -> None:
+    assert call(*words, "--help") == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "example",
+    [*EXAMPLES, *(command.example for command in COMMANDS.values())],
+    ids=lambda example: example.call,
+)
+def test_the_examples_of_the_help_are_calls_that_the_program_takes_without_a_warning(
+    example: Example,
+) -> None:
+    words = shlex.split(example.call)
+    options = COMMANDS[words.pop(0)].options if words[0] in COMMANDS else ()
+    assert read_config(words, {}, BARE_MACHINE, options).warnings == ()
 
 
 # Options that only one command has.
