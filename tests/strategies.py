@@ -68,7 +68,7 @@ _OF_BOTH: dict[str, SearchStrategy[str]] = {
     "-t": st.sampled_from(["1", "1337", "0x539", "4294967295"]),
     "-r": st.sampled_from(["1", "133", "252", "256", "4294967295"]),
 }
-_OF_CURRENT: dict[str, SearchStrategy[str]] = {
+VALUES_OF_CURRENT: dict[str, SearchStrategy[str]] = {
     **_OF_BOTH,
     "-e": ports,
     "-i": st.one_of(st.just("*"), lists(cidrs(), least=0)),
@@ -86,12 +86,12 @@ _OF_1_0: dict[str, SearchStrategy[str]] = {
 _SWITCHES = ["--drop-invalid", "--dual-stack", "--redirect-dns", "--capture-all-dns", "--comments"]
 _IPV6 = st.sampled_from([(), ("--ipv6",), ("--ipv6",), ("--no-ipv6",)])
 # The kernel takes 64 owner groups in a rule; iptables-restore's parser gives up at 50.
-_OWNER_GROUPS: SearchStrategy[dict[str, str]] = st.one_of(
+owner_groups: SearchStrategy[dict[str, str]] = st.one_of(
     st.just({}),
     lists(ids).map(lambda text: {"ISTIO_OUTBOUND_OWNER_GROUPS": text}),
     lists(ids).map(lambda text: {"ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE": text}),
 )
-_LOOPBACK: SearchStrategy[dict[str, str]] = st.one_of(
+ipv4_loopbacks: SearchStrategy[dict[str, str]] = st.one_of(
     st.just({}),
     st.integers(8, 32).map(lambda n: {"ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR": f"127.0.0.1/{n}"}),
 )
@@ -101,11 +101,11 @@ _LOOPBACK: SearchStrategy[dict[str, str]] = st.one_of(
 def calls(draw: DrawFn) -> Call:
     """A call for either rule set, with any of its flags, each with any good value."""
     old = draw(st.sampled_from([False, False, True]))
-    values = _OF_1_0 if old else _OF_CURRENT
+    values = _OF_1_0 if old else VALUES_OF_CURRENT
     names = draw(st.lists(st.sampled_from(sorted(values)), unique=True))
     flags = [word for name in names for word in (name, draw(values[name]))]
     flags += draw(_IPV6)
     if old:
         return Call((*flags, "--ruleset", "1.0"))
     flags += draw(st.lists(st.sampled_from(_SWITCHES), unique=True))
-    return Call(tuple(flags), {**draw(_OWNER_GROUPS), **draw(_LOOPBACK)})
+    return Call(tuple(flags), {**draw(owner_groups), **draw(ipv4_loopbacks)})
