@@ -2,7 +2,7 @@
 
 It goes from the words of a call to the text that `--dry-run` prints, by strings all the way, and
 shares no code with the program: where the two differ, one of them is wrong. The table is there to
-be read, line by line, beside the description of the rules.
+be read, line by line, beside docs/rules.md, which says what each rule is for.
 """
 
 import re
