@@ -12,6 +12,7 @@ from proxy_init.rules.model import BUILT_IN, Chain, Family, Rule, Table
 from proxy_init.rules.targets import ACCEPT
 from proxy_init.rulesets import build
 from tests.strategies import Call, calls
+from tests.unit.fakes import bounded
 
 from .fakes import read
 
@@ -60,6 +61,7 @@ def test_foreign_rules_keep_their_spelling() -> None:
     assert counts["INPUT"] == (Count(0, 0),) * FOREIGN.count("\n")
 
 
+@bounded
 @given(calls())
 @example(Call(("-i", "*", "-b", "*", "--comments", "--ipv6", "-m", "TPROXY", "--redirect-dns")))
 def test_what_we_print_is_read_back_as_it_was(call: Call) -> None:
@@ -77,6 +79,7 @@ def test_what_we_print_is_read_back_as_it_was(call: Call) -> None:
             }
 
 
+@bounded
 @given(st.text(st.characters(exclude_characters="\n\0", exclude_categories=["Cs"]), max_size=40))
 @example("comment")
 @example("--comment")
