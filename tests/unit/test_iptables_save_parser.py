@@ -12,9 +12,8 @@ from proxy_init.rules.model import BUILT_IN, Chain, Family, Rule, Table
 from proxy_init.rules.targets import ACCEPT
 from proxy_init.rulesets import build
 from tests.strategies import Call, calls
-from tests.unit.fakes import bounded
 
-from .fakes import read
+from .fakes import bounded, read
 
 # As iptables-nft-save 1.8.9 and iptables-legacy-save 1.8.9 print them.
 FOREIGN = """\
