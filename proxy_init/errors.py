@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit status that says so."""
+"""The exceptions of the program, each with its exit status."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,14 @@ from .frozen import frozen
 
 
 class ProxyInitError(Exception):
-    """A failure that a person can act on; its text is one line or more, each complete."""
+    """A failure that the user can act on; each line of its message is complete in itself."""
 
     exit_status = 1
 
 
 @frozen
 class Mistake:
-    """One thing that is wrong with a call: where it stands, what was read, what is allowed."""
+    """One error in a call: where it is, what was read, what is allowed."""
 
     source: str
     item: str | None
@@ -27,7 +27,7 @@ class Mistake:
 
 
 class BadCall(ProxyInitError):
-    """The call itself is wrong; nothing was read from or written to the kernel."""
+    """The call is invalid. The rules in the kernel were neither read nor changed."""
 
     exit_status = 2
 
@@ -37,21 +37,21 @@ class BadCall(ProxyInitError):
 
 
 class NodeCannot(ProxyInitError):
-    """This node or container lacks something: a capability, a table, a match, a target."""
+    """The node or container lacks a requirement: a capability, a table, a match, a target."""
 
     exit_status = 4
 
 
 class ApplyFailed(ProxyInitError):
-    """The kernel did not take the rules; it holds what it held before."""
+    """The rules could not be applied; the kernel still holds its previous ones."""
 
 
 class ValidationFailed(ProxyInitError):
-    """A probe went elsewhere than the flags say; repair controllers know the number."""
+    """A probe did not go where the flags send it; repair controllers look for this status."""
 
     exit_status = 126
 
 
 def shown(text: str, limit: int = 80) -> str:
-    """`text` in quotes, on one line, with control characters escaped, cut at `limit` characters."""
+    """`text` quoted on one line, cut at `limit` characters, with control characters escaped."""
     return repr(text if len(text) <= limit else text[: limit - 1] + "…")

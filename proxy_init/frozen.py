@@ -1,7 +1,7 @@
-"""Frozen values: what `dataclasses.dataclass(frozen=True)` makes, without what that costs.
+"""Frozen values like those of `dataclasses.dataclass(frozen=True)`, without the start-up cost.
 
-`dataclasses` imports `inspect`, and writes and compiles seven methods for each class. For the
-fifty classes of a plain call that took 25 ms, half of all the time that a pod's start waits for us.
+`dataclasses` imports `inspect`, and generates and compiles seven methods for each class. For the
+fifty classes of a plain call that took 25 ms, half of the delay that a run adds to the pod's start.
 Here all classes share their methods.
 """
 
@@ -23,7 +23,8 @@ else:
 def frozen(cls: type[Class]) -> type[Class]:
     """Make `cls` a frozen value. Its annotated names are its fields, in this order.
 
-    What is assigned to one there is its default. Methods that the class has itself stay.
+    A value assigned to such a name is the default of the field. Methods that the class defines
+    itself are kept.
     """
     names = tuple(cls.__annotations__)
     defaults = {name: cls.__dict__[name] for name in names if name in cls.__dict__}
@@ -36,8 +37,8 @@ def frozen(cls: type[Class]) -> type[Class]:
 
 
 def replace(value: Value, **changes: object) -> Value:
-    """The same value with other contents in some fields; a dataclass will do as well."""
-    names: tuple[str, ...] = getattr(value, "__match_args__")  # noqa: B009  # no type has it
+    """A copy of `value` with some fields changed; `value` may also be a dataclass."""
+    names: tuple[str, ...] = getattr(value, "__match_args__")  # noqa: B009  # no type declares it
     return type(value)(**{**{name: getattr(value, name) for name in names}, **changes})
 
 
