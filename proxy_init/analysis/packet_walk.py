@@ -36,7 +36,7 @@ from ..rules.matches import (
 )
 from ..rules.model import BUILT_IN, Chain, Family, PolicyRoute, Rule, Table
 from ..rules.targets import (
-    GO_ON,
+    NON_TERMINATING,
     ConntrackZone,
     Goto,
     Jump,
@@ -315,7 +315,7 @@ class _Walker:
             case ConntrackZone():
                 pass
             case UnknownTarget(name):
-                return None if name in GO_ON else _Stop.ACCEPTED
+                return None if name in NON_TERMINATING else _Stop.ACCEPTED
             case _:
                 assert_never(target)
         return None

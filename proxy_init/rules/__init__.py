@@ -1,1 +1,1 @@
-"""The vocabulary of a ruleset, and all that is pure about it."""
+"""The model of a ruleset and pure functions on it: text, ownership, reconciliation."""

@@ -1,4 +1,4 @@
-"""Rules as iptables-save prints them, byte for byte but for counters and comments.
+"""Rules as iptables-save prints them: the same bytes, except for counters and comment lines.
 
 The spelling follows iptables 1.8 (iptables/iptables.c `print_rule4`, libxtables/xtables.c
 `xtables_save_string`).
@@ -12,11 +12,11 @@ from .networks import network_text
 from .options import Option
 from .targets import Goto
 
-_BARE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+_UNQUOTED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 
 
 def ruleset_text(ruleset: Ruleset) -> str:
-    """A family's tables, those that hold something of ours, in the order in which packets meet
+    """The tables of a family that hold rules of proxy-init, in the order in which packets traverse
     them."""
     return "".join(
         table_text(ruleset.table(name)) for name in BUILT_IN if ruleset.table(name).chains
@@ -24,7 +24,7 @@ def ruleset_text(ruleset: Ruleset) -> str:
 
 
 def routing_text(ruleset: Ruleset) -> str:
-    """What the family needs besides rules, as comments that hold the commands of iproute2."""
+    """What the family needs besides rules, as comment lines with the commands of iproute2."""
     ip = "# ip" if ruleset.family is Family.V4 else "# ip -6"
     lines = []
     if ruleset.routing.policy_route:
@@ -37,22 +37,22 @@ def routing_text(ruleset: Ruleset) -> str:
 
 
 def table_text(table: Table) -> str:
-    """What `iptables-save -t TABLE` prints where nothing but `table` is in it."""
+    """What `iptables-save -t TABLE` prints if the kernel's table holds exactly `table`."""
     return "".join(f"{line}\n" for line in _table_lines(table))
 
 
 def _table_lines(table: Table) -> Iterator[str]:
     built_in = BUILT_IN[table.name]
-    # libiptc keeps the chains that people made sorted by name.
+    # libiptc keeps user-defined chains sorted by name.
     chains = {chain.name: chain for chain in table.chains}
-    own = sorted(name for name in chains if name not in built_in)
+    user_defined = sorted(name for name in chains if name not in built_in)
     yield f"*{table.name}"
     for name in built_in:
         chain = chains.get(name)
         yield f":{name} {chain.policy if chain and chain.policy else 'ACCEPT'} [0:0]"
-    for name in own:
+    for name in user_defined:
         yield f":{name} - [0:0]"
-    for name in (*built_in, *own):
+    for name in (*built_in, *user_defined):
         chain = chains.get(name)
         for rule in chain.rules if chain else ():
             yield f"-A {name}{rule_text(rule)}"
@@ -60,7 +60,7 @@ def _table_lines(table: Table) -> Iterator[str]:
 
 
 def rule_text(rule: Rule) -> str:
-    """A rule's matches and target, with a leading blank before each word."""
+    """A rule's matches and target, with a space before each word."""
     words = [_match_text(match) for match in rule.matches]
     target = rule.target
     if target.name:
@@ -98,6 +98,6 @@ def _options_text(options: Iterable[Option]) -> str:
 
 
 def _quoted(text: str) -> str:
-    if text and _BARE.issuperset(text):
+    if text and _UNQUOTED.issuperset(text):
         return text
     return '"' + "".join(f"\\{char}" if char in "\"\\'" else char for char in text) + '"'

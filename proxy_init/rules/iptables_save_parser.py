@@ -1,6 +1,6 @@
-"""What iptables-save prints, read back into a table: iptables_save.py the other way round.
+"""Parses the text of iptables-save into a table: the reverse of iptables_save.py.
 
-What it does not know it keeps as it is spelled, so that nothing gets lost.
+Unknown matches and targets keep their spelling, so that nothing is lost.
 """
 
 import re
@@ -22,7 +22,7 @@ from .model import Chain, Rule, Table
 from .options import Option
 from .targets import VERDICTS, Goto, Jump, Target, UnknownTarget, read_target
 
-# A word, or one in quotes in which a backslash stands before ", ' and itself.
+# A word, or a quoted string in which a backslash escapes ", ' and itself.
 _WORD = re.compile(r'"(?:\\.|[^"\\])*"|\S+')
 _CHAIN = re.compile(r":(\S+) (\S+)")
 _RULE = re.compile(r"(?:\[(\d+):(\d+)\] )?-A (\S+)(.*)")
@@ -34,20 +34,20 @@ _NAMES: Mapping[str, type[InInterface | OutInterface | Protocol]] = {
 }
 _EXTENSIONS = ("-m", "-j")
 _PARTS = (*_EXTENSIONS, "-g")
-"""What may stand behind an extension's options."""
+"""Flags that may follow the options of an extension."""
 _FREE_TEXT = frozenset({"--comment", "--log-prefix", "--nflog-prefix", "--ulog-prefix"})
-"""Options whose value may look like an option, since only what is special to a shell is quoted."""
+"""Options whose value may look like an option: iptables quotes only what is special to a shell."""
 
 
 def read_table(name: str, text: str) -> tuple[Table, dict[str, tuple[Count, ...]]]:
-    """A table, and by chain what each of its rules has counted, where the text says so.
+    """A table, and by chain the counters of its rules, which are 0 where the text has none.
 
-    `text` is what `iptables-save -t NAME` prints, with -c or without.
+    `text` is the output of `iptables-save -t NAME`, with or without -c.
     """
     policies: dict[str, str] = {}
     rules: dict[str, list[str]] = {}
     counts: dict[str, list[Count]] = {}
-    # Lines end with a line feed only: a comment may hold what Python takes for an end too.
+    # Not splitlines(): a comment may hold other characters that end a line in Python.
     for line in text.split("\n"):
         if declared := _CHAIN.match(line):
             policies[declared[1]] = declared[2]
@@ -84,8 +84,8 @@ def _read_rule(text: str, chains: Container[str]) -> Rule:
 
 
 def _parts(words: Sequence[str]) -> Iterator[tuple[str, str, bool, Sequence[str]]]:
-    """A rule's header fields, extensions and target: the flag, its value, whether `!` stands before
-    it, and the words of an extension's options."""
+    """A rule's header fields, extensions and target: the flag, its value, whether `!` precedes it,
+    and the words of an extension's options."""
     place = 0
     while place < len(words):
         negated = words[place] == "!"
@@ -123,7 +123,7 @@ def _header(flag: str, value: str, negated: bool) -> Match:
     kind = _NETWORKS[flag]
     try:
         return kind(ip_network(value), negated)
-    except ValueError:  # a mask that is no prefix
+    except ValueError:  # a netmask that is not a prefix
         return UnknownMatch(kind.__name__, (Option("network", "!" * negated + value),))
 
 

@@ -1,7 +1,7 @@
-"""Matches: what a rule asks of a packet.
+"""Matches: the conditions under which a rule applies to a packet.
 
-Each says how iptables spells it (`options`), and `read_match` takes the same spelling back, so that
-text, libiptc and every reader of the kernel share one definition of each.
+`options` gives the iptables spelling of a match, and `read_match` parses it. So the text format,
+libiptc and every reader of the kernel share one definition of each match.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from .options import Spellings
 
-# Matches that stand in every rule's header.
+# Header matches: every rule has these fields.
 
 
 @frozen
 class Source:
-    """-s: the packet's source lies in `network`."""
+    """-s: the source address is in `network`."""
 
     network: Network
     negated: bool = False
@@ -31,7 +31,7 @@ class Source:
 
 @frozen
 class Destination:
-    """-d: the packet's destination lies in `network`."""
+    """-d: the destination address is in `network`."""
 
     network: Network
     negated: bool = False
@@ -39,7 +39,7 @@ class Destination:
 
 @frozen
 class InInterface:
-    """-i: the interface it arrived on; a trailing + makes `name` a prefix."""
+    """-i: the interface that the packet arrives on; a trailing + makes `name` a prefix."""
 
     name: str
     negated: bool = False
@@ -47,7 +47,7 @@ class InInterface:
 
 @frozen
 class OutInterface:
-    """-o: the interface it leaves by; a trailing + makes `name` a prefix."""
+    """-o: the interface that the packet leaves on; a trailing + makes `name` a prefix."""
 
     name: str
     negated: bool = False
@@ -61,7 +61,7 @@ class Protocol:
     negated: bool = False
 
 
-# Matches that are extensions (man 8 iptables-extensions).
+# Extension matches (man 8 iptables-extensions).
 
 
 @frozen
@@ -102,7 +102,7 @@ class DestinationPorts:
 
 @frozen
 class OwnerUid:
-    """-m owner --uid-owner: the user id of the socket that sent it."""
+    """-m owner --uid-owner: the uid that owns the sending socket."""
 
     uid: int
     negated: bool = False
@@ -114,7 +114,7 @@ class OwnerUid:
 
 @frozen
 class OwnerGid:
-    """-m owner --gid-owner: the group id of the socket that sent it."""
+    """-m owner --gid-owner: the gid that owns the sending socket."""
 
     gid: int
     negated: bool = False
@@ -126,7 +126,7 @@ class OwnerGid:
 
 @frozen
 class Mark:
-    """-m mark: the packet's fwmark is just `value`."""
+    """-m mark: the fwmark of the packet equals `value`."""
 
     value: int
     negated: bool = False
@@ -138,7 +138,7 @@ class Mark:
 
 @frozen
 class ConnectionMark:
-    """-m connmark: the mark that connection tracking keeps for the connection is just `value`."""
+    """-m connmark: the mark of the connection, which conntrack keeps, equals `value`."""
 
     value: int
     negated: bool = False
@@ -150,7 +150,7 @@ class ConnectionMark:
 
 @frozen
 class Socket:
-    """-m socket: some socket of this machine is there for the packet."""
+    """-m socket: a lookup finds an open socket for the packet."""
 
     name = "socket"
 
@@ -160,7 +160,7 @@ class Socket:
 
 @frozen
 class State:
-    """-m state --state: the old spelling of `ConntrackState`."""
+    """-m state --state: the older spelling of `ConntrackState`."""
 
     states: tuple[str, ...]
     name = "state"
@@ -171,7 +171,7 @@ class State:
 
 @frozen
 class ConntrackState:
-    """-m conntrack --ctstate: what connection tracking calls the packet."""
+    """-m conntrack --ctstate: the state that conntrack gives the packet."""
 
     states: tuple[str, ...]
     name = "conntrack"
@@ -182,7 +182,7 @@ class ConntrackState:
 
 @frozen
 class Comment:
-    """-m comment: a remark for whoever lists the rules."""
+    """-m comment: a text shown with the rule; matches every packet."""
 
     text: str
     name = "comment"
@@ -193,7 +193,7 @@ class Comment:
 
 @frozen
 class UnknownMatch:
-    """A foreign extension, or a foreign use of one that we know; kept as iptables spells it."""
+    """An extension that we do not use, or do not use in this form; keeps its iptables spelling."""
 
     name: str
     spelling: tuple[Option, ...]
@@ -240,5 +240,5 @@ _SPELLINGS: Spellings[ExtensionMatch] = {
 
 
 def read_match(name: str, options: Sequence[Option]) -> ExtensionMatch:
-    """The match that iptables spells as `-m name options`; unknown ones keep their spelling."""
+    """The match that iptables spells `-m name options`; unknown ones keep their spelling."""
     return read_spelling(_SPELLINGS, name, options, UnknownMatch(name, tuple(options)))

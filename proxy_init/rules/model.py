@@ -1,7 +1,7 @@
-"""The nouns of the project: families, rules, chains, tables, and what routing goes with them.
+"""The model of a ruleset: families, rules, chains, tables, and the routing that they need.
 
-Everything here is a frozen value that knows nothing of the machine. What a rule asks and does is
-in matches.py and targets.py.
+Everything here is a frozen value that does not depend on the machine. Matches and targets are in
+matches.py and targets.py.
 """
 
 from collections.abc import Iterable
@@ -15,24 +15,24 @@ from .targets import Target
 
 
 class Family(Enum):
-    """An address family, with what the rules need to know of it."""
+    """An address family and the addresses of it that rules use."""
 
     V4 = 4
     V6 = 6
 
     @property
     def title(self) -> str:
-        """How people write it: IPv4 or IPv6."""
+        """The name for people: IPv4 or IPv6."""
         return f"IPv{self.value}"
 
     @property
     def passthrough(self) -> Network:
-        """The source address with which a proxy hands inbound connections to the application."""
+        """The source address from which a proxy forwards inbound connections to the application."""
         return ip_network("127.0.0.6/32" if self is Family.V4 else "::6/128")
 
     @property
     def any_address(self) -> str:
-        """The address that stands for all of the machine's own."""
+        """The unspecified address, which stands for every local address."""
         return "0.0.0.0" if self is Family.V4 else "::"
 
 
@@ -42,15 +42,15 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
     "filter": ("INPUT", "FORWARD", "OUTPUT"),
 }
-"""The tables in the order in which a packet meets them, and the kernel's own chains in each."""
+"""The tables in the order in which a packet traverses them, each with its built-in chains."""
 
 
 @frozen
 class Rule:
-    """One row of a chain, and why it stands there.
+    """One rule of a chain, and the reason for it.
 
-    Matches stand in the order in which iptables-save prints them. One that every packet passes
-    (-d 0.0.0.0/0, -i +) is dropped, as the kernel does.
+    Matches are in the order in which iptables-save prints them. A match that holds for every packet
+    (-d 0.0.0.0/0, -i +) is left out, as in the kernel.
     """
 
     matches: tuple[Match, ...]
@@ -62,7 +62,7 @@ class Rule:
         self.__dict__.update(matches=kept, target=target, why=why)
 
     def __eq__(self, other: object) -> bool:
-        # For another reason, it is the same rule.
+        # Rules that differ only in their reason are equal.
         return isinstance(other, Rule) and (
             (self.matches, self.target) == (other.matches, other.target)
         )
@@ -85,8 +85,8 @@ def _matches_all(match: Match) -> bool:
 class Chain:
     """A chain and its rules.
 
-    In a built-in chain of a wanted table, the first `top` rules go above all foreign ones and the
-    others below. `policy` is what the kernel does at a built-in chain's end.
+    In a built-in chain of a wanted table, the first `top` rules go above all foreign rules and the
+    others below. `policy` is the verdict at the end of a built-in chain.
     """
 
     name: str
@@ -97,25 +97,25 @@ class Chain:
 
 @frozen
 class Table:
-    """A table: of a Ruleset, what it must hold of ours; of the kernel, all that it holds."""
+    """A table: in a Ruleset, the rules that it must hold; read from the kernel, all its rules."""
 
     name: str
     chains: tuple[Chain, ...]
 
     @classmethod
     def empty(cls, name: str) -> "Table":
-        """The table as a new network namespace has it."""
+        """The table as it is in a new network namespace."""
         return cls(name, tuple(Chain(chain, (), policy="ACCEPT") for chain in BUILT_IN[name]))
 
     def chain(self, name: str) -> Chain | None:
-        """The chain of that name, if it is here."""
+        """The chain of that name, or None."""
         return next((chain for chain in self.chains if chain.name == name), None)
 
 
 @frozen
 class PolicyRoute:
-    """Packets with the fwmark `mark` are looked up in routing table `table`, which holds one local
-    route for everything: whatever their destination, they are this machine's own."""
+    """Packets with the fwmark `mark` are routed by the routing table `table`. Its only route is a
+    local one for every destination, so the packets are delivered on this host."""
 
     mark: int
     table: int
@@ -123,8 +123,8 @@ class PolicyRoute:
 
 @frozen
 class Routing:
-    """What one family needs besides rules: a policy route, and ::6/128 on lo, so that a proxy can
-    hand connections to the application from there (IPv4 has all of 127.0.0.0/8)."""
+    """What one family needs besides rules: a policy route, and the address ::6/128 on lo, from
+    which a proxy connects to the application (for IPv4, all of 127.0.0.0/8 is on lo)."""
 
     policy_route: PolicyRoute | None = None
     passthrough_address: bool = False
@@ -132,14 +132,14 @@ class Routing:
 
 @frozen
 class Ruleset:
-    """All that one family must hold of ours; without tables: nothing."""
+    """All rules and routing of proxy-init that one family must have; without tables, none."""
 
     family: Family
     tables: tuple[Table, ...] = ()
     routing: Routing = Routing()
 
     def table(self, name: str) -> Table:
-        """The table of that name, empty where nothing of ours belongs there."""
+        """The table of that name, empty if the ruleset has no rules for it."""
         empty = Table(name, ())
         return next((table for table in self.tables if table.name == name), empty)
 

@@ -1,4 +1,4 @@
-"""How iptables spells what a match or target extension asks: options and their values."""
+"""The options of match and target extensions, as iptables spells them."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class Option:
 
     @property
     def number(self) -> int:
-        """The value as a number, without its mask if it has one. Raises ValueError."""
+        """The value as a number, without a mask if it has one. Raises ValueError."""
         return int(self.value.partition("/")[0], 0)
 
 
 def read_spelling(
     spellings: Spellings[Known], name: str, options: Sequence[Option], unknown: Unknown
 ) -> Known | Unknown:
-    """What `spellings` has for an extension with these options; `unknown` where it has nothing, or
-    something that would be spelled another way (a range, a mask)."""
+    """The match or target that `spellings` has for an extension with these options. `unknown` if it
+    has none, or if the one it has would be spelled differently (a range, a mask)."""
     read = spellings.get((name, tuple(option.name for option in options)))
     if read is None:
         return unknown

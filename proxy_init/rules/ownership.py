@@ -1,9 +1,9 @@
-"""Which rules in a table are ours: the one place that decides.
+"""Decides which rules in a table are ours; no other module does.
 
-Ours are the chains named ISTIO_…, every rule that jumps to one, and in built-in chains the few
-others that a rule set puts there, recognised by their exact form whatever interface, mark or uid
-they name. So rules of other flags, of another rule set, or left by the programs that ours replaces
-can be found. Everything else is foreign, even if it looks alike.
+Ours are the chains named ISTIO_…, every rule that jumps to one, and the few other rules that a rule
+set adds to built-in chains. Those are recognised by their exact form, with any interface, mark or
+uid. This finds the rules of other flags, of the other rule set, and of the programs that proxy-init
+replaces. All other rules are foreign, even if they look similar.
 """
 
 from collections import Counter
@@ -26,14 +26,14 @@ from .matches import (
     UnknownMatch,
 )
 from .model import BUILT_IN, Chain, Rule, Table
-from .targets import GO_ON, Goto, Jump, Reject, RestoreMark, SaveMark, SetMark, Verdict
+from .targets import NON_TERMINATING, Goto, Jump, Reject, RestoreMark, SaveMark, SetMark, Verdict
 
 PREFIX = "ISTIO_"
 
 
 @frozen
 class Placed:
-    """A rule of ours in a chain that is not ours, behind so many foreign rules."""
+    """One of our rules in a chain that is not ours, below `behind` foreign rules."""
 
     behind: int
     rule: Rule
@@ -41,7 +41,7 @@ class Placed:
 
 @frozen
 class Ours:
-    """All of ours in one table: our chains, and our rules in other chains, by the chain's name."""
+    """What is ours in one table: our chains, and our rules in other chains, by chain name."""
 
     chains: Mapping[str, tuple[Rule, ...]] = {}
     placed: Mapping[str, tuple[Placed, ...]] = {}
@@ -51,7 +51,7 @@ class Ours:
 
 
 def ours_in(table: Table, expected: Table | None = None) -> Ours:
-    """What of a table's content is ours; for `expected`, see `numbers_of_ours`."""
+    """The part of a table that is ours. For `expected`, see `numbers_of_ours`."""
     numbers = numbers_of_ours(table, expected)
     placed: dict[str, tuple[Placed, ...]] = {}
     for chain in table.chains:
@@ -67,10 +67,10 @@ def ours_in(table: Table, expected: Table | None = None) -> Ours:
 
 
 def numbers_of_ours(table: Table, expected: Table | None = None) -> Mapping[str, frozenset[int]]:
-    """By the name of each chain that is not ours, the places of our rules in it, from 0.
+    """The positions of our rules, from 0, in each chain that is not ours, by chain name.
 
-    A -k interface of which nothing is captured leaves a RETURN without a twin, which nobody can
-    tell from a foreign rule; only where `expected` wants just that rule is it taken for ours.
+    A -k interface from which nothing is captured has a RETURN without a twin, which looks like a
+    foreign rule. It counts as ours only if `expected` wants exactly that rule.
     """
     found = {
         chain.name: {number for number, rule in enumerate(chain.rules) if _jumps_to_ours(rule)}
@@ -92,7 +92,7 @@ def numbers_of_ours(table: Table, expected: Table | None = None) -> Mapping[str,
 
 
 def numbers_for_virtual_interfaces(table: Table, expected: Table | None = None) -> frozenset[int]:
-    """Those of our rules in PREROUTING that -k puts there, above all others; for `expected`, see
+    """The positions of the -k rules, which stand at the top of PREROUTING. For `expected`, see
     `numbers_of_ours`."""
     captures = dict(_numbered(_prerouting(table), _capture_on_arrival))
     behind = frozenset(_behind_captures(table, captures, expected))
@@ -106,7 +106,7 @@ def _jumps_to_ours(rule: Rule) -> bool:
 
 
 def _marking(name: str, chain: Chain | None) -> Iterator[int]:
-    """The rules of mode TPROXY in mangle PREROUTING and OUTPUT."""
+    """The positions of the rules of mode TPROXY in mangle PREROUTING or OUTPUT."""
     for number, rule in enumerate(chain.rules if chain else ()):
         match name, _without_comment(rule), rule.target:
             case (
@@ -132,7 +132,7 @@ def _marking(name: str, chain: Chain | None) -> Iterator[int]:
 
 
 def _closing_ipv6(chain: Chain | None) -> Iterator[int]:
-    """The two rules of 1.0 in IPv6 filter INPUT: each is common alone, so only as a pair."""
+    """The two rules of 1.0 in IPv6 filter INPUT; only as a pair, since each alone is common."""
     rules = chain.rules if chain else ()
     for number, pair in enumerate(pairwise(rules)):
         match [(_without_comment(rule), rule.target) for rule in pair]:
@@ -148,10 +148,10 @@ def _returns_for_interfaces(
 ) -> Iterator[tuple[str, int]]:
     """-c and -k: a RETURN for an interface is ours only together with its twin.
 
-    The twin of -c stands in the other of PREROUTING and OUTPUT, that of -k is the jump for the
-    same interface to ISTIO_REDIRECT. Where foreign rules look the same, ours are those nearest to
-    our jumps: -k has its RETURN behind the captures, -c before the jump to ISTIO_INBOUND or
-    ISTIO_OUTPUT, or before the place where that would go.
+    The twin of a -c rule is in the other of PREROUTING and OUTPUT. The twin of a -k rule is the
+    jump to ISTIO_REDIRECT for the same interface, its capture. If foreign rules look the same, ours
+    are the ones nearest to our jumps: the RETURN of -k is below the captures, that of -c is above
+    the jump to ISTIO_INBOUND or ISTIO_OUTPUT, or above the position where that jump belongs.
     """
     arriving = list(_numbered(_prerouting(table), _return_on_arrival))
     leaving = list(_numbered(table.chain("OUTPUT"), _return_on_departure))
@@ -162,10 +162,11 @@ def _returns_for_interfaces(
     twins = Counter(name for _, name in arriving) & Counter(name for _, name in leaving)
     for chain, returns in (("PREROUTING", arriving), ("OUTPUT", leaving)):
         jumps = own[chain] - captures.keys() if chain == "PREROUTING" else own[chain]
-        # Our own RETURNs for every interface, of -k and -c, are not what hides the place.
-        hidden = {number for number, name in returns if name == "+" and twins[name]}
-        hidden |= behind_captures if chain == "PREROUTING" else set()
-        jump = min(jumps, default=in_sight(_rules(table, chain), table.name, hidden))
+        # Our own RETURNs for every interface, from -k and -c, do not limit where the jump belongs.
+        own_returns = {number for number, name in returns if name == "+" and twins[name]}
+        own_returns |= behind_captures if chain == "PREROUTING" else set()
+        rules = _rules(table, chain)
+        jump = min(jumps, default=number_reachable(rules, table.name, own_returns))
         left = Counter(twins)
         for number, name in sorted(returns, key=partial(_distance, jump)):
             if left[name]:
@@ -174,20 +175,21 @@ def _returns_for_interfaces(
 
 
 def _distance(jump: int, numbered: tuple[int, str]) -> tuple[bool, int]:
-    """How far a rule is from the jump; any before it is nearer than any behind it."""
+    """A sort key: the distance of a rule from the jump; rules above it come before those below."""
     number, _ = numbered
     return number > jump, abs(number - jump)
 
 
-def in_sight(rules: Sequence[Rule], table: str, hidden: Set[int] = frozenset()) -> int:
-    """How many rules of a built-in chain a packet can pass that our rules in this table are for:
-    as many as stand above the first, but for `hidden` ones, that takes all of its protocol."""
+def number_reachable(rules: Sequence[Rule], table: str, ignored: Set[int] = frozenset()) -> int:
+    """How many rules of a built-in chain a packet can get past, if it is one that our rules in this
+    table are for: all rules above the first that ends the chain for its whole protocol. Rules at
+    the positions `ignored` do not count."""
     protocol = "udp" if table == "raw" else "tcp"
-    passed_by_all = {Protocol(protocol), UnknownMatch(protocol, ())}
+    matched_by_all = {Protocol(protocol), UnknownMatch(protocol, ())}
     for number, rule in enumerate(rules):
-        ends = rule.target.name not in GO_ON and not isinstance(rule.target, Jump)
-        asked = set(_without_comment(rule)) - passed_by_all
-        if ends and not asked and number not in hidden:
+        ends = rule.target.name not in NON_TERMINATING and not isinstance(rule.target, Jump)
+        asked = set(_without_comment(rule)) - matched_by_all
+        if ends and not asked and number not in ignored:
             return number
     return len(rules)
 
@@ -195,11 +197,12 @@ def in_sight(rules: Sequence[Rule], table: str, hidden: Set[int] = frozenset()) 
 def _behind_captures(
     table: Table, captures: Mapping[int, str], expected: Table | None
 ) -> Iterator[int]:
-    """The RETURNs of -k: as many for an interface as it was named times, so captured alike.
+    """The positions of the RETURNs of -k: for an interface as many as -k names it, which is how
+    often each of its captures is present.
 
-    A CIDR that was given twice is captured twice, too. So where all were (`*` can't be given
-    twice), what has a twin in OUTPUT is left for -c, unless `expected` has the same captures, and
-    tells.
+    A CIDR that -i lists twice is captured twice, too. So if all captures are for CIDRs (`*` cannot
+    be listed twice), RETURNs with a twin in OUTPUT are left to -c, unless `expected` has the same
+    captures, and with them the number.
     """
     arriving = list(_numbered(_prerouting(table), _return_on_arrival))
     leaving = _counted(table, "OUTPUT", _return_on_departure)
@@ -220,7 +223,7 @@ def _last(captures: Mapping[int, str], name: str) -> int:
 
 
 def _captured(table: Table, name: str) -> Counter[tuple[object, ...]]:
-    """What is captured of an interface that -k names, and how often."""
+    """The captures of an interface that -k names, each with how often it is present."""
     rules = _rules(table, "PREROUTING")
     return Counter(_without_comment(rule) for rule in rules if _capture_on_arrival(rule) == name)
 
@@ -235,7 +238,7 @@ def _rules(table: Table, name: str) -> tuple[Rule, ...]:
 
 
 def _expected_returns(table: Table, expected: Table | None, known: Set[int]) -> Iterator[int]:
-    """The RETURNs of -k that are wanted without a twin, of those here that have none."""
+    """The positions of the RETURNs of -k without a twin that `expected` wants without one, too."""
     chain = _prerouting(expected)
     wanted = Counter(name for _, name in _numbered(chain, _return_on_arrival))
     top = chain.rules[: chain.top] if chain else ()

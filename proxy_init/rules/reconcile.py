@@ -1,6 +1,7 @@
-"""From what a table holds and what it must hold to the one commit that leads there.
+"""Computes the one commit that changes a table from what it holds to what it must hold.
 
-Pure: values in, values out. kernel/apply.py carries it out, in an order that lets nothing slip.
+Pure: values in, values out. kernel/apply.py makes the commits, in an order in which no connection
+gets past the rules.
 """
 
 from ..frozen import frozen, replace
@@ -8,7 +9,7 @@ from .model import BUILT_IN, Chain, Rule, Table
 from .ownership import (
     Ours,
     Placed,
-    in_sight,
+    number_reachable,
     numbers_for_virtual_interfaces,
     numbers_of_ours,
     ours_in,
@@ -17,7 +18,7 @@ from .ownership import (
 
 @frozen
 class Removal:
-    """Take out the rule at `position`, from 0, of a chain that is not ours."""
+    """Delete the rule at `position`, from 0, of a chain that is not ours."""
 
     chain: str
     position: int
@@ -25,7 +26,7 @@ class Removal:
 
 @frozen
 class Insertion:
-    """Put a rule at `position`, from 0, of a chain that is not ours."""
+    """Insert a rule at `position`, from 0, of a chain that is not ours."""
 
     chain: str
     position: int
@@ -34,11 +35,11 @@ class Insertion:
 
 @frozen
 class TableEdit:
-    """What one commit changes in one table.
+    """The changes that one commit makes to one table.
 
-    In this order: chains are created, the filled and the deleted ones emptied, rules in foreign
-    chains removed (from the last to the first) and inserted (from the first to the last), chains
-    filled, chains deleted.
+    The order: create chains; flush the chains to fill and to delete; in chains that are not ours,
+    delete rules from the last to the first and insert rules from the first to the last; fill
+    chains; delete chains.
     """
 
     table: str
@@ -50,11 +51,11 @@ class TableEdit:
 
 
 def arrange(wanted: Table, present: Table) -> Ours:
-    """Where the wanted rules belong among the foreign ones that the table holds.
+    """The positions of the wanted rules among the foreign rules that the table holds.
 
-    Rules for the top go above all foreign ones. The others stay where ours stand already, else go
-    below the foreign ones, so that these keep what they had; but never below one that takes all
-    that they are for.
+    Rules for the top go above all foreign rules. The others stay where our rules are already, or
+    else go below the foreign rules, so that these still get their packets. They never go below a
+    foreign rule that takes all packets that they are for.
     """
     placed: dict[str, tuple[Placed, ...]] = {}
     numbers = numbers_of_ours(present, wanted)
@@ -69,7 +70,7 @@ def arrange(wanted: Table, present: Table) -> Ours:
         foreign = [rule for number, rule in rules if number not in own]
         top = tuple(Placed(0, rule) for rule in chain.rules[: chain.top])
         rest = chain.rules[chain.top :]
-        lowest = in_sight(foreign, wanted.name)
+        lowest = number_reachable(foreign, wanted.name)
         above = virtual if chain.name == "PREROUTING" else frozenset[int]()
         below = tuple(
             place
@@ -86,7 +87,7 @@ def arrange(wanted: Table, present: Table) -> Ours:
 
 
 def _in_place(rules: tuple[Rule, ...], here: tuple[Placed, ...], lowest: int) -> tuple[Placed, ...]:
-    """The rules where they stand already, else where ours begin, or at `lowest`."""
+    """The rules where they are already; if any is not, all together, at most at `lowest`."""
     already = here[len(here) - len(rules) :]
     reached = all(placed.behind <= lowest for placed in already)
     if reached and tuple(placed.rule for placed in already) == rules:
@@ -98,10 +99,10 @@ def _in_place(rules: tuple[Rule, ...], here: tuple[Placed, ...], lowest: int) ->
 def edit(
     present: Table, wanted: Ours, expected: Table | None = None, force: bool = False
 ) -> TableEdit | None:
-    """The one commit that turns what is ours in `present` into `wanted`; None where it is that.
+    """The one commit that turns our part of `present` into `wanted`; None if they are equal.
 
-    `expected` is the wanted table, see `ownership.numbers_of_ours`. With `force`, everything of
-    ours is written anew.
+    `expected` is the wanted table, see `ownership.numbers_of_ours`. With `force`, all our rules are
+    written again.
     """
     here = ours_in(present, expected)
     if here == wanted and not (force and wanted):
@@ -135,7 +136,7 @@ def edit(
 
 
 def edited(present: Table, change: TableEdit) -> Table:
-    """What the table will hold once `change` is carried out."""
+    """The table after `change` has been made."""
     chains = {chain.name: chain for chain in present.chains}
     for name in change.created:
         chains[name] = Chain(name, ())

@@ -1,6 +1,6 @@
-"""Targets: what becomes of a packet that a rule matches.
+"""Targets: what a rule does with a packet that it matches.
 
-Each says how iptables spells it (`options`), and `read_target` takes the same spelling back.
+`options` gives the iptables spelling of a target, and `read_target` parses it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ VERDICTS = {verdict.name: verdict for verdict in (ACCEPT, DROP, RETURN)}
 
 @frozen
 class Jump:
-    """Go on in another chain, and come back at its end."""
+    """-j CHAIN: continue in another chain, and return here at its end."""
 
     name: str
 
@@ -43,7 +43,7 @@ class Jump:
 
 @frozen
 class Goto:
-    """Go on in another chain, and from its end come back to where the last jump came from."""
+    """-g CHAIN: continue in another chain, and at its end return to the caller of this one."""
 
     name: str
 
@@ -53,7 +53,7 @@ class Goto:
 
 @frozen
 class Redirect:
-    """REDIRECT: to `port` of the machine itself; conntrack remembers where it was going."""
+    """REDIRECT: to `port` on this host; conntrack keeps the original destination."""
 
     port: int
     name = "REDIRECT"
@@ -67,7 +67,7 @@ _EVERY_BIT = "0xffffffff"
 
 @frozen
 class SetMark:
-    """MARK: the packet's fwmark becomes `value`."""
+    """MARK: set the packet's fwmark to `value`."""
 
     value: int
     name = "MARK"
@@ -78,7 +78,7 @@ class SetMark:
 
 @frozen
 class SaveMark:
-    """CONNMARK: the connection takes the packet's fwmark."""
+    """CONNMARK: copy the packet's fwmark to its connection."""
 
     name = "CONNMARK"
 
@@ -88,7 +88,7 @@ class SaveMark:
 
 @frozen
 class RestoreMark:
-    """CONNMARK: the packet takes the connection's mark as its fwmark."""
+    """CONNMARK: copy the connection's mark to the packet's fwmark."""
 
     name = "CONNMARK"
 
@@ -98,7 +98,7 @@ class RestoreMark:
 
 @frozen
 class Tproxy:
-    """TPROXY: to a transparent listener on `port` of any address; the packet stays as it is."""
+    """TPROXY: deliver the packet unchanged to a transparent listener on `port` of any address."""
 
     port: int
     mark: int
@@ -115,7 +115,7 @@ class Tproxy:
 
 @frozen
 class ConntrackZone:
-    """CT: connection tracking keeps the packet's connection apart, in a zone."""
+    """CT: track the packet's connection separately, in the conntrack zone `zone`."""
 
     zone: int
     name = "CT"
@@ -126,7 +126,7 @@ class ConntrackZone:
 
 @frozen
 class Reject:
-    """REJECT: dropped, and the sender is told by an ICMP message."""
+    """REJECT: drop the packet, and send the ICMP error `message` to the sender."""
 
     message: str
     name = "REJECT"
@@ -137,7 +137,7 @@ class Reject:
 
 @frozen
 class UnknownTarget:
-    """A foreign target, or none (name ""); kept as iptables spells it."""
+    """A target that we do not use, or none (name ""); keeps its iptables spelling."""
 
     name: str
     spelling: tuple[Option, ...] = ()
@@ -162,14 +162,14 @@ Target: TypeAlias = (
 
 
 # fmt: off
-GO_ON = frozenset({
+NON_TERMINATING = frozenset({
     "", "AUDIT", "CHECKSUM", "CLASSIFY", "CONNMARK", "CONNSECMARK", "CT", "DSCP",
     "ECN", "HL", "HMARK", "IDLETIMER", "LED", "LOG", "MARK", "NFLOG", "NOTRACK",
     "RATEEST", "SECMARK", "SET", "TCPMSS", "TCPOPTSTRIP", "TEE", "TOS", "TRACE", "TTL",
     "ULOG",
 })
 # fmt: on
-"""Names of targets after which the next rule is tried: man 8 iptables-extensions."""
+"""Names of targets after which the next rule is tried (man 8 iptables-extensions)."""
 
 _SPELLINGS: Spellings[Target] = {
     ("REDIRECT", ("to-ports",)): lambda o: Redirect(o.number),
@@ -185,5 +185,5 @@ _SPELLINGS: Spellings[Target] = {
 
 
 def read_target(name: str, options: Sequence[Option]) -> Target:
-    """The target that iptables spells as `-j name options`, where it is an extension."""
+    """The target that iptables spells `-j name options`; unknown ones keep their spelling."""
     return read_spelling(_SPELLINGS, name, options, UnknownTarget(name, tuple(options)))

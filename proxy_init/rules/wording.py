@@ -1,7 +1,7 @@
-"""A rule in short words: what it asks of a packet, and what it then does with it.
+"""Describes a rule in a few words: which packets it matches, and what it does with them.
 
-Whoever shows rules to people says them like this; why a rule is there, it says itself. Nothing
-here is printed that a terminal or a log could take for more than text.
+Every command that shows rules to people uses these descriptions, next to the reason of the rule.
+They hold no control characters, so they are safe for terminals and logs.
 """
 
 from collections.abc import Iterable
@@ -47,18 +47,18 @@ from .targets import (
 
 
 def matches_in_words(rule: Rule) -> str:
-    """What packets the rule is for: `TCP, to port 22`."""
-    # The protocol first, as people say it; and once, where a port names it again.
+    """The packets that a rule matches: `TCP, to port 22`."""
+    # The protocol comes first, as people write it, and only once: port matches repeat it.
     protocols = [match for match in rule.matches if isinstance(match, Protocol)]
     others = [match for match in rule.matches if not isinstance(match, Protocol | Comment)]
     words = [_match(match) for match in (*protocols, *others)]
     if not others:
-        return f"any {words[0]}" if words else "anything"
+        return f"any {words[0]}" if words else "any packet"
     return ", ".join(words)
 
 
 def target_in_words(target: Target) -> str:
-    """What becomes of such a packet: `passes`, `→ ISTIO_REDIRECT`, `dropped`."""
+    """What a target does with a packet: `passes`, `→ ISTIO_REDIRECT`, `dropped`."""
     match target:
         case Verdict(name):
             return {"RETURN": "passes", "ACCEPT": "accepted", "DROP": "dropped"}[name]
@@ -69,28 +69,28 @@ def target_in_words(target: Target) -> str:
         case SetMark(value):
             return f"marked {value:#x}"
         case SaveMark():
-            return "marks its connection"
+            return "mark copied to the connection"
         case RestoreMark():
-            return "marked like its connection"
+            return "mark copied from the connection"
         case ConntrackZone(zone):
             return f"conntrack zone {zone}"
         case Reject():
-            return "refused"
+            return "rejected"
         case Goto(name):
-            return f"goes over to {printable(name)}"
+            return f"continues in {printable(name)}"
         case UnknownTarget(name, options):
-            return printable(f"{name}{_spelled(options)}") or "only counted"
+            return printable(f"{name}{_spelled(options)}") or "counted only"
         case _:
             assert_never(target)
 
 
 def printable(text: str) -> str:
-    """`text` with what is no visible character escaped: names in the kernel may hold anything."""
+    """`text` with unprintable characters escaped: names in the kernel may hold any character."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def address(network: Network) -> str:
-    """A network; a single address without its length."""
+    """A network as text; a single address without its prefix length."""
     text = network_text(network)
     return text.partition("/")[0] if network.prefixlen == network.max_prefixlen else text
 
@@ -106,7 +106,7 @@ def _match(match: Match) -> str:
         case InInterface(name, negated):
             return f"{_not(negated)}arriving on {printable(name)}"
         case OutInterface(name, negated):
-            return f"{_not(negated)}leaving by {printable(name)}"
+            return f"{_not(negated)}leaving on {printable(name)}"
         case DestinationPort(_, port, negated):
             return f"{_not(negated)}to port {port}"
         case SourcePort(_, port, negated):
@@ -122,7 +122,7 @@ def _match(match: Match) -> str:
         case ConnectionMark(value, negated):
             return f"{_not(negated)}of a connection marked {value:#x}"
         case Socket():
-            return "for a socket that is here"
+            return "for an open socket"
         case State(states) | ConntrackState(states):
             return f"state {_either(states)}"
         case Comment(text):

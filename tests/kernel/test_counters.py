@@ -171,7 +171,7 @@ def test_missing_and_unwanted_rules_are_named(fresh: str) -> None:
         ("IPv4", "ISTIO_OUTPUT", None, "-s 127.0.0.6/32 -o lo -j RETURN", "missing"),
     ]
     text = run_in(fresh, "counters", *ALL).stdout
-    assert re.search(r"missing +from 127.0.0.6, leaving by lo: passes", text)
+    assert re.search(r"missing +from 127.0.0.6, leaving on lo: passes", text)
     assert re.search(r"never +any UDP: passes\n +not wanted by these flags", text)
 
 
@@ -284,7 +284,7 @@ def test_watching_as_text(pod: Pod) -> None:
         while line := watcher.stdout.readline().strip():
             block.append(line)
         assert re.fullmatch(r"[-0-9]+T[:0-9]+Z", block[0])
-        assert [line for line in block if re.search(r"\+1 +\+60 +anything: → ISTIO_OUTPUT", line)]
+        assert [line for line in block if re.search(r"\+1 +\+60 +any packet: → ISTIO_OUTPUT", line)]
         assert "IPv6" not in "".join(block)
 
 

@@ -171,7 +171,7 @@ def test_a_transparent_proxy_keeps_what_is_marked() -> None:
         ("ISTIO_DIVERT", "marked 0x539", "policy_route"),
         ("ISTIO_DIVERT", "accepted", None),
         ("ISTIO_TPROXY", "captured (TPROXY) → port 15006", "proxy_15006"),
-        ("OUTPUT", "marked like its connection", "policy_route"),
+        ("OUTPUT", "mark copied from the connection", "policy_route"),
     }
 
 
@@ -186,9 +186,9 @@ def test_of_a_tree_one_branch_is_drawn() -> None:
     }
     drawn = [row for row in rows["ISTIO_OUTPUT"] if "EXCLUDED" in row.outcome or not row.why]
     assert [(row.match, row.outcome) for row in drawn] == [
-        ("to 10.0.0.0/13", "goes over to ISTIO_EXCLUDED_1"),
+        ("to 10.0.0.0/13", "continues in ISTIO_EXCLUDED_1"),
         ("and 9 more like these", "each goes over to its own chain"),
-        ("anything", "goes over to ISTIO_NOT_EXCLUDED"),
+        ("any packet", "continues in ISTIO_NOT_EXCLUDED"),
     ]
     assert [box.name for box in drawing.unused] == ["ISTIO_INBOUND"]  # there is no -b
 
