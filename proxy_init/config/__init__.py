@@ -1,1 +1,1 @@
-"""From a command line to a Config."""
+"""Reads flags, variables and files into a checked Config."""

@@ -1,9 +1,9 @@
-"""A command line, split into flags and their values by the table of flags.
+"""Splits a command line into flags and values by the table of flags.
 
-Splitting follows pflag, the library of the program that ours replaces, because manifests were
+It follows pflag, the library of the program that proxy-init replaces, because manifests were
 written for it: `--name value`, `--name=value`, `-x value`, `-xvalue`, `-x=value`; a switch takes a
-value only behind `=`; a value may look like a flag. Python's own parsers differ in each of these
-points and stop at the first mistake; ours goes on, so that all can be reported together.
+value only after `=`; a value may look like a flag. Python's own parsers differ in each of these
+points and stop at the first error. This one continues, so that all errors are reported together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,33 +22,33 @@ _BY_SPELLING = _by_spelling(FLAGS)
 
 @frozen
 class Setting:
-    """A value as it was given, and where: the flag as typed, or the variable.
+    """A value as it was given, and its source: the flag as typed, or the variable.
 
-    `opposite` says that it was the spelling that switches off.
+    `opposite` is true for the spelling that turns a switch off, such as --no-ipv6.
     """
 
     source: str
     text: str
     opposite: bool = False
     overruled: tuple["Setting", ...] = ()
-    """Other variables of the same flag, which this one beats."""
+    """Other variables of the same flag, which this one overrides."""
 
     @property
     def is_variable(self) -> bool:
-        """Whether it stood in a variable, not on the command line."""
+        """Whether the value comes from a variable, not from the command line."""
         return not self.source.startswith("-")
 
 
 @frozen
 class CommandLine:
-    """What a command line says: the last of each flag, by the flag's name, and what is wrong."""
+    """A split command line: the last value of each flag, by the flag's name, and the errors."""
 
     given: Mapping[str, Setting]
     mistakes: tuple[Mistake, ...] = ()
 
 
 def split(words: Sequence[str], extra: Sequence[Flag] = ()) -> CommandLine:
-    """Split the words behind the command's name into flags and their values.
+    """Split the words after the command's name into flags and their values.
 
     `extra` are the options that only this command has.
     """
@@ -67,7 +67,7 @@ def split(words: Sequence[str], extra: Sequence[Flag] = ()) -> CommandLine:
             continue
         if value is None and flag.kind is FlagKind.VALUE:
             if not rest:
-                mistakes.append(Mistake(spelling, None, "expected a value behind it"))
+                mistakes.append(Mistake(spelling, None, "expected a value after it"))
                 continue
             value = rest.pop()
             if _lacks_value(value, known):
@@ -86,14 +86,14 @@ def split(words: Sequence[str], extra: Sequence[Flag] = ()) -> CommandLine:
 
 
 def _lacks_value(word: str, known: Mapping[str, Flag]) -> bool:
-    """Whether `word`, taken for another flag's value, is itself a flag whose value comes next."""
+    """Whether `word`, read as another flag's value, is itself a flag whose value comes next."""
     spelling, value = _spelling_and_value(word)
     flag = known.get(spelling)
     return flag is not None and flag.kind is FlagKind.VALUE and value is None
 
 
 def _drop_value(rest: list[str]) -> None:
-    """Leave out what belongs to a flag that is a mistake already, so that it is told once."""
+    """Skip the value of a flag that is an error already, so that only one error is reported."""
     if rest and not rest[-1].startswith("-"):
         rest.pop()
 
@@ -115,28 +115,28 @@ def _unknown_word(word: str, spelling: str, known: Mapping[str, Flag]) -> Mistak
         return Mistake(
             "command line",
             word,
-            "expected a flag, or in front of all flags a command that this version has",
-            "a list is one word: without blanks, or quoted",
+            "expected a flag, or a known command as the first word",
+            "a list must be one word: write it without spaces, or quote it",
         )
     from difflib import get_close_matches
 
     close = get_close_matches(spelling, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else "proxy-init --help lists them"
+    hint = f"did you mean {close[0]}?" if close else "see proxy-init --help"
     return Mistake("command line", spelling, "expected a flag of proxy-init", hint)
 
 
 def is_flag(word: str, extra: Sequence[Flag] = ()) -> bool:
-    """Whether `word` reads as one of the flags, alone or with its value."""
+    """Whether `word` is one of the flags, alone or with its value."""
     return _spelling_and_value(word)[0] in {**_BY_SPELLING, **_by_spelling(extra)}
 
 
 def merge(
     line: CommandLine, environ: Mapping[str, str], extra: Sequence[Flag] = ()
 ) -> Mapping[str, Setting]:
-    """What was set, by the flag's name: a flag beats its variables.
+    """The settings in effect, by the flag's name. A flag overrides its variables.
 
-    An empty flag, which real manifests pass, means that flag's default, whatever its variables say;
-    an empty variable counts as not set.
+    An empty flag, which real manifests pass, selects the default and overrides the variables, too.
+    An empty variable counts as not set.
     """
     merged: dict[str, Setting] = {}
     for flag in (*FLAGS, *extra):
@@ -157,6 +157,6 @@ def _of_variables(flag: Flag, environ: Mapping[str, str]) -> Setting | None:
 
 
 def is_service_link(variable: str, text: str) -> bool:
-    """Whether Kubernetes set the variable, for a Service: one called envoy gives every pod of its
-    namespace ENVOY_PORT=tcp://10.96.0.7:80."""
+    """Whether Kubernetes set the variable for a Service: a Service named envoy gives every pod in
+    its namespace ENVOY_PORT=tcp://10.96.0.7:80."""
     return variable.endswith("_PORT") and text.strip().startswith(("tcp://", "udp://", "sctp://"))

@@ -1,7 +1,7 @@
-"""What a person asked for, as one checked value.
+"""The checked configuration of one call.
 
-read.py makes it of flags, variables and files; `settle` adds the one thing that depends on the
-pod's addresses, whether IPv6 is captured.
+read.py builds it from flags, variables and files. `settle` decides the one part that depends on
+the pod's addresses: whether IPv6 is captured.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ Address: TypeAlias = IPv4Address | IPv6Address
 
 OLD_RULES = "1.0"
 TPROXY_OUTBOUND_MARK = 1338
-"""The fwmark of what the proxy sends to its own pod."""
+"""The fwmark of packets from the proxy to its own pod."""
 DNS_PORT = 15053
-"""Where the agent answers captured DNS queries."""
+"""The port on which the agent answers captured DNS queries."""
 
 
 class Mode(Enum):
-    """How inbound connections get to the proxy."""
+    """How inbound connections reach the proxy."""
 
     REDIRECT = "REDIRECT"
     TPROXY = "TPROXY"
@@ -50,7 +50,7 @@ class Mode(Enum):
 
 @frozen
 class Config:
-    """Every choice of one call. Ports, uids, gids, marks and tables are plain numbers."""
+    """The configuration of one call. Ports, uids, gids, marks and tables are plain numbers."""
 
     outbound_port: int
     inbound_port: int
@@ -62,7 +62,7 @@ class Config:
     inbound_excluded_ports: Ports
     outbound_networks: Networks | Everything
     captures_loopback: bool
-    """Whether -i names a loopback address, so that the pod's calls to itself are captured too."""
+    """Whether -i names a loopback address, so that connections inside the pod are captured too."""
     outbound_excluded_networks: Networks
     outbound_ports: Ports
     outbound_excluded_ports: Ports
@@ -76,10 +76,10 @@ class Config:
     redirect_dns: bool
     capture_all_dns: bool
     dns_servers: Networks
-    """Each a single address."""
+    """Each is a single address."""
     drop_invalid: bool
     ipv6: bool | None
-    """None until `settle` has seen the pod's addresses."""
+    """None until `settle` decides by the pod's addresses."""
     dual_stack: bool
     dry_run: bool
     printed_families: tuple[Family, ...]
@@ -109,9 +109,9 @@ class Config:
     ipv6_reason: str = ""
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    """What was accepted and has no effect, a line each."""
+    """Settings that were accepted without effect or with another meaning, one line each."""
     own: Mapping[str, Setting] = {}
-    """What was given of the options that only this command has, checked, by the flag's name."""
+    """The given options that only this command has, checked, by the flag's name."""
 
     def networks(self, networks: Networks, family: Family) -> Networks:
         """Those of `networks` that belong to `family`."""
@@ -119,17 +119,17 @@ class Config:
 
     @property
     def policy_route(self) -> PolicyRoute:
-        """What mode TPROXY would use."""
+        """The policy route of mode TPROXY."""
         return PolicyRoute(self.tproxy_mark, self.tproxy_route_table)
 
     @property
     def depends_on_ipv4(self) -> bool:
-        """Whether `settle` has to know if an IPv4 address comes first."""
+        """Whether `settle` must know if the pod's first address is IPv4."""
         return self.ipv6 is None and not self.dual_stack
 
     @property
     def captures_dns(self) -> bool:
-        """Whether DNS is captured: asked for, and either all of it or some server's."""
+        """Whether DNS is captured: requested, and either for all servers or for at least one."""
         return self.redirect_dns and (self.capture_all_dns or bool(self.dns_servers))
 
     def loopback(self, family: Family) -> Destination:
@@ -138,15 +138,14 @@ class Config:
 
 
 def settle(config: Config, addresses: Sequence[Address]) -> Config:
-    """Decide about IPv6 by the namespace's global addresses, in the kernel's order.
+    """Decide whether IPv6 is captured, by the namespace's global addresses in the kernel's order.
 
-    Raises BadCall with --strict, if the pod has an IPv6 address that is not captured.
+    Raises BadCall with --strict if the pod has an IPv6 address that is not captured.
     """
-    counting = addresses if config.dual_stack else addresses[:1]
-    ipv6 = any(address.version == 6 for address in counting)
-    reason = "by its addresses"
+    considered = addresses if config.dual_stack else addresses[:1]
+    ipv6 = any(address.version == 6 for address in considered)
     if config.ipv6 is not None:
-        ipv6, reason = config.ipv6, "as asked for"
+        ipv6, reason = config.ipv6, "as configured"
     elif not addresses:
         reason = "the namespace has no global IPv6 address"
     elif ipv6:
@@ -159,7 +158,7 @@ def settle(config: Config, addresses: Sequence[Address]) -> Config:
     ):
         leak = "the pod has a global IPv6 address, but IPv6 is not captured"
         if config.ruleset != OLD_RULES:
-            leak += "; --dual-stack does that"
+            leak += "; use --dual-stack or --ipv6 to capture it"
         settled = replace(settled, warnings=(*config.warnings, leak))
         if config.strict:
             raise BadCall([Mistake("--strict", None, leak)])

@@ -1,10 +1,10 @@
-"""What the configuration asks the machine. Types only: kernel/system/host.py implements them."""
+"""The queries that reading a call makes to the machine; kernel/system/host.py implements them."""
 
 from typing import Protocol
 
 
 class Machine(Protocol):
-    """What the configuration asks the machine; none of it changes anything."""
+    """Queries to the machine; none of them changes anything."""
 
     def user_id(self, name: str) -> int | None:
         """The uid of a user, or None."""

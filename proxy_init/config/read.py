@@ -1,6 +1,6 @@
-"""From flags, variables and the files that they name to a Config, or to all mistakes of the call.
+"""Reads flags, variables and the files that they name into a Config, or reports all errors.
 
-It knows nothing of the kernel, and of the machine just what `machine.Machine` offers.
+It does not use the kernel, and queries the machine only through `machine.Machine`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .machine import Machine
 
 RESOLV_CONF = "/etc/resolv.conf"
-MOST_OWNER_GROUPS = 64
+MAX_OWNER_GROUPS = 64
 _BACKENDS = ("legacy", "nft")
 
 
@@ -33,10 +33,10 @@ def read_config(
     machine: Machine,
     extra: Sequence[Flag] = (),
 ) -> Config:
-    """Check the words behind the command's name, and the environment.
+    """Read and check the words after the command's name, and the environment.
 
     `extra` are the options that only this command has.
-    Raises BadCall with every mistake of the call. With --strict, warnings are mistakes too.
+    Raises BadCall with every error of the call. With --strict, warnings are errors too.
     """
     line = split(argv, extra)
     settings = Settings(line, environ, machine, extra)
@@ -51,13 +51,13 @@ def read_config(
 
         warnings = (*settings.warnings, *warnings_of(config, settings.given, environ))
         config = replace(config, warnings=tuple(dict.fromkeys(warnings)))
-        settings.mistakes.extend(_strictly(config))
+        settings.mistakes.extend(_warnings_as_errors(config))
     if settings.mistakes:
         raise BadCall(settings.mistakes)
     return config
 
 
-def _strictly(config: Config) -> Iterator[Mistake]:
+def _warnings_as_errors(config: Config) -> Iterator[Mistake]:
     if config.strict:
         yield from (Mistake("--strict", None, warning) for warning in config.warnings)
 
@@ -152,17 +152,17 @@ def _default_uids(settings: Settings) -> tuple[int, ...]:
 
 
 def _default_gids(settings: Settings, proxy_uids: tuple[int, ...]) -> tuple[int, ...]:
-    """The groups of the same numbers and names as the users."""
+    """The groups with the same numbers and names as the users."""
     if "proxy_uids" not in settings.given:
         return proxy_uids
     users = values.items(settings.given["proxy_uids"].text)
     gids = []
-    for user, uid in zip(users, proxy_uids, strict=False):  # of an unknown user there is no uid
+    for user, uid in zip(users, proxy_uids, strict=False):  # unknown users have no uid
         gid = settings.machine.group_id(user) if values.is_name(user) else uid
         if gid is None:
             settings.warnings.append(
-                f"{settings.source('proxy_uids')}: there is no group {user}, so the group exempt "
-                f"beside that user is {uid}, by the uid; -g names another"
+                f"{settings.source('proxy_uids')}: there is no group {user}, so gid {uid} is "
+                "exempt, the same number as the uid; set the proxy's group with -g"
             )
         gids.append(uid if gid is None else gid)
     return tuple(gids)
@@ -171,7 +171,7 @@ def _default_gids(settings: Settings, proxy_uids: tuple[int, ...]) -> tuple[int,
 def _ipv6(settings: Settings) -> bool | None:
     given = settings.given.get("ipv6")
     if settings.old_rules:
-        # Its script took any word in the variable for yes, even "false".
+        # The script of 1.0 read any word in the variable as yes, even "false".
         return given is not None and (given.is_variable or settings.switch("ipv6"))
     return None if given is None else settings.switch("ipv6")
 
@@ -189,8 +189,8 @@ def _ipv4_loopback(item: str) -> IPv4Network:
 
 
 def _dns_servers(settings: Settings) -> Networks:
-    """The servers of resolv.conf, man 5 resolv.conf: a line ends with a line feed, and a server is
-    a plain address. What else stands behind `nameserver` is skipped."""
+    """The name servers in resolv.conf, as in man 5 resolv.conf: a line ends with a line feed, and a
+    server is a plain address. Any other `nameserver` line is skipped."""
     try:
         text = settings.machine.read_text(RESOLV_CONF)
     except OSError:
@@ -204,7 +204,7 @@ def _dns_servers(settings: Settings) -> Networks:
             servers.append(ip_network(values.address(words[1])))
         except values.BadValue as bad:
             settings.warnings.append(
-                f"{RESOLV_CONF}: nameserver {shown(bad.item)} is skipped, expected {bad.expected}"
+                f"{RESOLV_CONF}: nameserver {shown(bad.item)} is skipped; expected {bad.expected}"
             )
     return tuple(servers)
 
@@ -215,20 +215,20 @@ def _log_level(settings: Settings) -> Callable[[str], str]:
 
 
 def _backend(settings: Settings) -> tuple[str, list[str]]:
-    """As --backend says, or those flags of Istio's program that say the same; and what these are
-    taken for, a line each."""
+    """The backend from --backend, or from the equivalent flags of Istio's program; and a
+    note for each of these."""
     asked, notes = "auto", []
     if settings.switch("native_nftables"):
         asked = "nft"
-        notes.append(f"{settings.source('native_nftables')} is taken for --backend nft")
+        notes.append(f"{settings.source('native_nftables')} is treated as --backend nft")
     if "force_iptables_binary" in settings.given:
         source = settings.source("force_iptables_binary")
         word = settings.one("force_iptables_binary", _backend_word, "")
         if word:
             asked = word
-            notes.append(f"{source} {word} is taken for --backend {word}")
+            notes.append(f"{source} {word} is treated as --backend {word}")
         else:
-            notes.append(f"{source} has no effect without {' or '.join(_BACKENDS)}")
+            notes.append(f"{source} has no effect without the value {' or '.join(_BACKENDS)}")
     return settings.choice("backend", asked, "auto", *_BACKENDS), notes
 
 
@@ -246,7 +246,7 @@ def _without_effect(settings: Settings) -> Iterator[str]:
 
 
 def _backend_word(item: str) -> str:
-    """The backend that --force-iptables-binary names; none where it stands alone, as a switch."""
+    """The backend that --force-iptables-binary names; empty if it is given as a switch."""
     if item in _BACKENDS:
         return item
     try:
@@ -257,36 +257,36 @@ def _backend_word(item: str) -> str:
 
 
 def _contradictions(config: Config, settings: Settings) -> Iterator[Mistake]:
-    """Values that are good alone and wrong together, or that this version cannot serve."""
+    """Values that are valid alone but not together, or that are not supported."""
     environ = settings.environ
     included, excluded = "ISTIO_OUTBOUND_OWNER_GROUPS", "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE"
     listed = values.items(environ.get(included, ""))
-    if len(listed) > MOST_OWNER_GROUPS:
-        limit = f"expected at most {MOST_OWNER_GROUPS} groups, got {len(listed)}"
+    if len(listed) > MAX_OWNER_GROUPS:
+        limit = f"expected at most {MAX_OWNER_GROUPS} groups, got {len(listed)}"
         yield Mistake(included, None, limit)
     if "*" in listed and listed != ["*"]:
         yield Mistake(included, "*", "expected * alone, or groups without it")
     if listed not in ([], ["*"]) and values.items(environ.get(excluded, "")):
-        yield Mistake(excluded, None, f"expected only one list, but {included} names groups too")
+        yield Mistake(excluded, None, f"expected no groups, because {included} names groups too")
     if not config.printed_families:
-        yield Mistake("-4", None, "expected one of -4 and -6: without either, both are printed")
+        yield Mistake("-4", None, "expected only one of -4 and -6; without them, both are printed")
     for name in ("ipv4_only", "ipv6_only"):
         if name in settings.given and len(config.printed_families) == 1 and not config.dry_run:
-            hint = "--ipv6 and --no-ipv6 say which families rules are built for"
+            hint = "to choose whether IPv6 rules are built, use --ipv6 or --no-ipv6"
             yield Mistake(settings.source(name), None, "expected only with --dry-run", hint)
     if config.mode is Mode.TPROXY and config.tproxy_mark == TPROXY_OUTBOUND_MARK:
         yield Mistake(
             settings.source("tproxy_mark"),
             str(TPROXY_OUTBOUND_MARK),
-            "expected another mark in mode TPROXY: this one marks what the proxy sends to its pod",
+            "expected another mark in mode TPROXY: packets from the proxy to its pod have this one",
         )
     if settings.old_rules:
         yield from _not_in_1_0(config, settings)
 
 
 def _environ_of_1_0(settings: Settings) -> Mapping[str, str]:
-    """The environment as the script of 1.0 made it: the variables of two files beat those given to
-    the process, and PROXY_UID and PROXY_GID do not count."""
+    """The environment as the script of 1.0 built it: the variables of two files override those of
+    the process, and PROXY_UID and PROXY_GID are ignored."""
     environ = dict(settings.environ)
     for variable, name in (
         ("ISTIO_CLUSTER_CONFIG", "cluster.env"),
@@ -311,7 +311,7 @@ def _environ_of_1_0(settings: Settings) -> Mapping[str, str]:
 
 
 def _not_in_1_0(config: Config, settings: Settings) -> Iterator[Mistake]:
-    expected = "the rule set 1.0 has nothing of the kind; leave it out, or use --ruleset current"
+    expected = "not supported by the rule set 1.0; remove it, or use --ruleset current"
     for name in (
         *("excluded_interfaces", "virtual_interfaces", "tunnel_port"),
         *("outbound_ports", "outbound_excluded_ports"),

@@ -1,7 +1,7 @@
-"""Values by the flag's name: each read by a function of values.py, and every mistake kept.
+"""Reads values by the flag's name, with the functions of values.py, and collects all errors.
 
 Flags are read strictly. A variable may have been set for another program, so the usual spellings
-are taken, and one that does not decide what is captured is never a mistake.
+are accepted, and a variable that does not decide what is captured is never an error.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-MOST_LINES_A_LIST = 10
-"""Of mistakes or warnings: a wrong file of 10,000 lines should not fill the log."""
+MAX_LINES_PER_LIST = 10
+"""Of errors or warnings: a wrong file of 10,000 lines should not fill the log."""
 
 
 class Settings:
-    """Reads values by the flag's name, and keeps every mistake and every warning."""
+    """Reads values by the flag's name, and collects errors and warnings."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Settings:
         self.extra = extra
         self.mistakes: list[Mistake] = [*mistakes]
         self.warnings = [
-            f"{name} is {shown(environ[name])}: Kubernetes sets that for a Service; it is ignored"
+            f"{name} is {shown(environ[name])}: Kubernetes set it for a Service, so it is ignored"
             for flag in FLAGS
             for name in flag.variables.split()
             if flag.name not in line.given and is_service_link(name, environ.get(name, ""))
@@ -53,11 +53,11 @@ class Settings:
 
     @property
     def old_rules(self) -> bool:
-        """Whether the rule set 1.0 is asked for, which has manners of its own."""
+        """Whether the rule set 1.0 is selected, for which some settings are read differently."""
         return "ruleset" in self.given and self.given["ruleset"].text.strip() == OLD_RULES
 
     def source(self, name: str) -> str:
-        """Where the value of a flag was given; nothing if it was not."""
+        """The source of a flag's value; empty if the flag was not given."""
         return self.given[name].source if name in self.given else ""
 
     def one(self, name: str, parse: Callable[[str], T], default: T) -> T:
@@ -69,7 +69,7 @@ class Settings:
         return self._parsed(given.source, given.text.strip(), parse, default, lenient)
 
     def choice(self, name: str, default: str, *allowed: str) -> str:
-        """A flag's value, one of a few words; a variable may have them in any case."""
+        """A flag's value, one of the allowed words; a variable may have it in any case."""
 
         def parse(item: str) -> str:
             same = {word.lower(): word for word in allowed} if self._is_variable(name) else {}
@@ -78,7 +78,7 @@ class Settings:
         return self.one(name, parse, default)
 
     def own(self) -> Mapping[str, Setting]:
-        """What was given of the command's own options."""
+        """The given options that only this command has; checks their values."""
         given = {flag.name: self.given[flag.name] for flag in self.extra if flag.name in self.given}
         for flag in self.extra:
             check = values.switch if flag.kind is FlagKind.SWITCH else flag.check
@@ -103,21 +103,21 @@ class Settings:
         if name not in self.given:
             return on
         for other in self.given[name].overruled:
-            self._compare(self.given[name], on, other, of_variable)
+            self._warn_of_contradiction(self.given[name], on, other, of_variable)
         return on != self.given[name].opposite
 
-    def _compare(
+    def _warn_of_contradiction(
         self, winner: Setting, on: bool, loser: Setting, parse: Callable[[str], bool]
     ) -> None:
-        """Warn where of two variables of one switch the one that does not count says otherwise."""
+        """Warn if a variable that is overridden contradicts the one in effect."""
         try:
             contradicts = parse(loser.text.strip()) is not on
         except values.BadValue:
             contradicts = True
         if contradicts:
             self.warnings.append(
-                f"{winner.source} is {shown(winner.text)} and counts; {loser.source} is "
-                f"{shown(loser.text)} and does not count"
+                f"{winner.source} is {shown(winner.text)} and is used; {loser.source} is "
+                f"{shown(loser.text)} and is ignored"
             )
 
     def _is_variable(self, name: str) -> bool:
@@ -132,7 +132,7 @@ class Settings:
         if port == 0:
             self.warnings.append(f"{self.source(name)}: port 0 matches no packet")
         elif item.startswith("0"):
-            self.warnings.append(f"{self.source(name)}: {item} is taken for port {port}")
+            self.warnings.append(f"{self.source(name)}: {item} is read as port {port}")
         return port
 
     def many(self, name: str, parse: Callable[[str], T], file: bool = False) -> tuple[T, ...]:
@@ -192,7 +192,7 @@ class Settings:
                 return default
             hint = bad.hint
             if is_flag(item, self.extra) and source.startswith("-"):
-                hint = f'{source} took the next flag as its value: write {source} "" for none'
+                hint = f'{source} took the next flag as its value; write {source} "" for none'
             self.mistakes.append(Mistake(source, bad.item, f"expected {bad.expected}", hint))
             return default
 
@@ -208,7 +208,7 @@ class Settings:
         """A network, and the address as it was written."""
         network, address = values.cidr(item)
         if self.old_rules and network.version == 6:
-            raise values.BadValue(item, "an IPv4 CIDR: the rule set 1.0 has no other")
+            raise values.BadValue(item, "an IPv4 CIDR; the rule set 1.0 does not support IPv6")
         return network, address
 
     def user(self, item: str) -> int:
@@ -221,8 +221,8 @@ class Settings:
 
 
 def _cut(lines: list[T], begin: int) -> int:
-    """Leave out the lines that are too many since `begin`; gives how many that are."""
-    end = begin + MOST_LINES_A_LIST
+    """Delete the lines since `begin` that are too many; returns how many these are."""
+    end = begin + MAX_LINES_PER_LIST
     more = len(lines) - end
     del lines[end:]
     return max(more, 0)

@@ -1,6 +1,6 @@
-"""One text, one value: each function reads one item or raises BadValue.
+"""Parsers of single values: each function reads one item or raises BadValue.
 
-A plain call does without regular expressions: compiling one takes as long as all of its values.
+A plain call uses no regular expressions: compiling one takes as long as reading all its values.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,11 @@ _LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _DIGITS = frozenset("0123456789")
 _HEXADECIMAL = _DIGITS | frozenset("abcdefABCDEF")
 _NAMES = _LETTERS | _DIGITS | frozenset("_.@\\-")
-"""What a user's name may hold: useradd's own idea, a little widened; man 8 useradd, "CAVEATS"."""
+"""Characters allowed in a user name: those of useradd and a few more (man 8 useradd, CAVEATS)."""
 
 
 class BadValue(ValueError):
-    """An item that can't be read: what is expected instead, and what was perhaps meant."""
+    """An invalid item: what is expected instead, and a hint at what was perhaps meant."""
 
     def __init__(self, item: str, expected: str, hint: str = "") -> None:
         super().__init__(f"got {item!r}, expected {expected}")
@@ -28,12 +28,12 @@ class BadValue(ValueError):
 
 
 def items(text: str) -> list[str]:
-    """The items of a comma list; blanks around them and empty ones are what injectors produce."""
+    """The items of a comma-separated list. Drops spaces and empty items, which injectors make."""
     return [item for item in (part.strip() for part in text.split(",")) if item]
 
 
 def file_items(text: str) -> list[str]:
-    """The items of a list file: by line or comma; # starts a comment."""
+    """The items of a list file, separated by commas or line ends; # starts a comment."""
     return [item for line in text.splitlines() for item in items(line.partition("#")[0])]
 
 
@@ -47,7 +47,7 @@ def _whole_number(item: str, low: int, high: int, expected: str) -> int:
     if not _is_digits(item) or len(item) > 10:
         raise BadValue(item, expected)
     if len(item) > 1 and item.startswith("0"):
-        raise BadValue(item, expected, "iptables reads a leading 0 as octal; leave it out")
+        raise BadValue(item, expected, "iptables reads a leading 0 as octal; remove it")
     if not low <= int(item) <= high:
         raise BadValue(item, expected)
     return int(item)
@@ -59,13 +59,13 @@ _PORT = "a port from 1 to 65535"
 def port(item: str) -> int:
     """A TCP or UDP port."""
     if all(map(_is_digits, item.replace(":", "-").split("-", 1))) and not _is_digits(item):
-        raise BadValue(item, _PORT, "ranges are not taken, write each port")
+        raise BadValue(item, _PORT, "ranges are not supported; list each port")
     return _whole_number(item, 1, 65535, _PORT)
 
 
 def listed_port(item: str) -> int:
-    """A port of a list. Istio's check of annotations lets 0 and leading zeros pass there, so real
-    pods have them; 0 matches no packet."""
+    """A port in a list. Istio's check of annotations accepts 0 and leading zeros in lists, so real
+    pods have them; port 0 matches no packet."""
     if item.startswith("0") and _is_digits(item):
         return _whole_number(item.lstrip("0") or "0", 0, 65535, _PORT)
     return port(item)
@@ -77,7 +77,7 @@ def wait(item: str) -> int:
 
 
 def interval(item: str) -> float:
-    """The seconds between two looks, with a fraction if need be."""
+    """The seconds between two readings; may have a fraction."""
     whole, point, fraction = item.partition(".")
     plain = _is_digits(whole) and (not point or _is_digits(fraction))
     if not plain or len(whole) > 5 or len(fraction) > 3 or not 0.1 <= float(item) <= 86400:
@@ -86,8 +86,8 @@ def interval(item: str) -> float:
 
 
 def route_table(item: str) -> int:
-    """A routing table that is not one of the system's own (253 to 255, linux/rtnetlink.h)."""
-    expected = "a routing table from 1 to 4294967295, but not 253 to 255, the system's own"
+    """A routing table other than those of the system (253 to 255, linux/rtnetlink.h)."""
+    expected = "a routing table from 1 to 4294967295, except 253 to 255, which the system uses"
     number = _whole_number(item, 1, 2**32 - 1, expected)
     if 253 <= number <= 255:
         raise BadValue(item, expected)
@@ -95,15 +95,15 @@ def route_table(item: str) -> int:
 
 
 def mark(item: str) -> int:
-    """A fwmark; 0 is what unmarked packets have, so it would match them all."""
+    """A fwmark other than 0, which would match all unmarked packets."""
     digits = item[2:] if item[:2] in ("0x", "0X") else ""
     if 1 <= len(digits) <= 8 and _HEXADECIMAL.issuperset(digits) and int(digits, 16):
         return int(digits, 16)
-    return _whole_number(item, 1, 2**32 - 1, "a fwmark from 1 to 4294967295, decimal or 0x")
+    return _whole_number(item, 1, 2**32 - 1, "a fwmark from 1 to 4294967295, decimal or 0x…")
 
 
 def any_mark(item: str) -> int:
-    """A fwmark that a packet has, perhaps none."""
+    """The fwmark of a packet; 0 for an unmarked one."""
     return 0 if item == "0" else mark(item)
 
 
@@ -113,7 +113,7 @@ def number_of_owner(item: str) -> int:
 
 
 def is_name(item: str) -> bool:
-    """Whether an owner is given by name: not by number, and no other text."""
+    """Whether `item` is a user or group name, not a number or other text."""
     first, rest = item[:1], item[1:].removesuffix("$")
     return first in _LETTERS | {"_"} and _NAMES.issuperset(rest)
 
@@ -126,13 +126,13 @@ def owner(item: str, kind: str, look_up: Callable[[str], int | None]) -> int:
         return _whole_number(item, 0, HIGHEST_ID, expected)
     number = look_up(item)
     if number is None:
-        raise BadValue(item, expected, f"there is no such {kind} here")
+        raise BadValue(item, expected, f"there is no such {kind} on this system")
     return number
 
 
 def address(item: str) -> Address:
-    """An address without a zone; an IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2) counts as the IPv4
-    address in it."""
+    """An address without a zone. An IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2) is read as the
+    IPv4 address that it holds."""
     try:
         found = ip_address(item)
     except ValueError:
@@ -143,9 +143,9 @@ def address(item: str) -> Address:
 
 
 def cidr(item: str) -> tuple[Network, Address]:
-    """A network with its host bits masked off, and the address as it was written.
+    """A network with its host bits cleared, and the address as it was written.
 
-    What lies in ::ffff:0:0/96 counts as IPv4.
+    Networks inside ::ffff:0:0/96 are read as IPv4.
     """
     expected = "an IPv4 or IPv6 CIDR such as 10.0.0.0/8 or fd00::/8, or an address"
     text, slash, length = item.partition("/")
@@ -154,13 +154,13 @@ def cidr(item: str) -> tuple[Network, Address]:
     except ValueError:
         raise BadValue(item, expected, _cidr_hint(item)) from None
     if "%" in text:
-        raise BadValue(item, expected, "an address has no %zone here")
+        raise BadValue(item, expected, "remove the %zone")
     longest = written.max_prefixlen
     if not slash:
         length = str(longest)
     plain = _is_digits(length) and len(length) <= 3 and length == str(int(length))
     if not plain or int(length) > longest:
-        raise BadValue(item, expected, f"the prefix length goes from 0 to {longest}")
+        raise BadValue(item, expected, f"the prefix length is a number from 0 to {longest}")
     found, bits = address(text), int(length)
     if found.version != written.version and bits >= longest - found.max_prefixlen:
         return ip_network((found.packed, bits - longest + found.max_prefixlen), strict=False), found
@@ -169,18 +169,18 @@ def cidr(item: str) -> tuple[Network, Address]:
 
 def _cidr_hint(item: str) -> str:
     if item == "*":
-        return "* stands alone, and only where all may be meant"
+        return "* is allowed only alone, and not in every list"
     labels = item.split(".")
     letters = _LETTERS | _DIGITS | {"-"}
     if item[:1] in _LETTERS and all(label and letters.issuperset(label) for label in labels):
-        return "names are not looked up"
+        return "host names are not resolved"
     return ""
 
 
 def assignment(line: str) -> dict[str, str]:
-    """The variable that one line of an environment file sets: NAME=value, plain or in quotes.
+    """The variable that a line of an environment file sets: NAME=value, with or without quotes.
 
-    Nothing in it is ever expanded or executed. Empty lines and comments set none.
+    Nothing is expanded or executed. Empty lines and comments set no variable.
     """
     text = line.strip().removeprefix("export ").strip()
     if not text or text.startswith("#"):
@@ -197,13 +197,13 @@ def assignment(line: str) -> dict[str, str]:
 def interface(item: str) -> str:
     """An interface's name, or a prefix that ends in + (net/core/dev.c, dev_valid_name)."""
     name = item.encode("utf-8", "surrogateescape")
-    # The kernel's isspace() follows Latin-1, so the byte 0xa0 is a blank to it too.
+    # The kernel's isspace() follows Latin-1, so it rejects the byte 0xa0, too.
     refused = bytes(byte for byte in name if byte in b" \t\n\v\f\r\xa0/:\"'\\\0")
-    expected = "an interface name of 1 to 15 bytes without blank, quote, / : or \\"
+    expected = "an interface name of 1 to 15 bytes without space, quote, / : or \\"
     if refused or not 1 <= len(name) <= 15 or item in (".", ".."):
         raise BadValue(item, expected)
     if item[0] in "-!":
-        raise BadValue(item, expected + ", and no - or ! in front")
+        raise BadValue(item, expected + ", not starting with - or !")
     try:
         item.encode()
     except UnicodeEncodeError:
@@ -220,27 +220,26 @@ _SWITCH_OF_VARIABLE = {
 
 
 def switch(item: str) -> bool:
-    """1, t, true, 0, f or false in any case, the words of Go's strconv.ParseBool."""
+    """1, t, true, 0, f or false in any case, like Go's strconv.ParseBool."""
     if item.lower() not in _SWITCH:
         raise BadValue(item, "true or false (or 1, t, 0, f)")
     return _SWITCH[item.lower()]
 
 
 def switch_of_variable(item: str) -> bool:
-    """The same and other usual words: what a variable holds was perhaps written for another
-    program."""
+    """As `switch`, with other usual words: the variable may have been set for another program."""
     if item.lower() not in _SWITCH_OF_VARIABLE:
         raise BadValue(item, "true or false (or 1, 0, t, f, yes, no, on, off)")
     return _SWITCH_OF_VARIABLE[item.lower()]
 
 
 def dns_switch_of_variable(item: str) -> bool:
-    """The same, and ALL, which is how Istio 1.7 switched DNS capture on."""
+    """As `switch_of_variable`, and ALL, which enabled DNS capture in Istio 1.7."""
     return item.lower() == "all" or switch_of_variable(item)
 
 
 def choice(item: str, *allowed: str) -> str:
-    """One of a few words."""
+    """One of the allowed words."""
     if item not in allowed:
         hint = f"did you mean {item.upper()}?" if item.upper() in allowed else ""
         hint = f"did you mean {item.lower()}?" if item.lower() in allowed else hint
@@ -253,7 +252,7 @@ _UNITS = {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "m": 60e3, "
 
 def duration(item: str) -> int:
     """A duration as Go writes it, in milliseconds: at least 1, at most a day."""
-    import re  # which takes 1 ms to load, and few calls have a duration
+    import re  # loading it takes 1 ms, and few calls have a duration
 
     part = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ns|us|µs|ms|s|m|h)"
     milliseconds = 0.0
@@ -265,7 +264,7 @@ def duration(item: str) -> int:
 
 
 def log_level(text: str) -> str:
-    """Our level out of `level` or Istio's `scope:level,…`; other scopes than ours are ignored."""
+    """The level in `level` or in Istio's `scope:level,…`, of which only our scopes count."""
     ours = "info"
     for item in items(text):
         scope, colon, level = item.rpartition(":")
@@ -291,7 +290,7 @@ _LEVEL_SYNONYMS = {
 
 
 def log_level_of_variable(text: str) -> str:
-    """The same in any case, and by what other programs call a level: many read LOG_LEVEL."""
+    """As `log_level`, in any case and with the names that other readers of LOG_LEVEL use."""
     levels = (item.lower().rpartition(":") for item in items(text))
     return log_level(
         ",".join(

@@ -109,8 +109,8 @@ BAD_CALLS = [
     refused("interface-quote", ["-c", "a'b"], "-c", "a'b", NAME),
     refused("interface-double-quote", ["-c", 'a"b'], "-c", 'a"b', NAME),
     refused("interface-backslash", ["-c", "a\\b"], "-c", r"'a\\b'", NAME),
-    refused("interface-leading-hyphen", ["-c", "-eth0"], "-c", "'-eth0'", "in front"),
-    refused("interface-negated", ["-c", "!eth0"], "-c", "'!eth0'", "in front"),
+    refused("interface-leading-hyphen", ["-c", "-eth0"], "-c", "'-eth0'", "not starting with"),
+    refused("interface-negated", ["-c", "!eth0"], "-c", "'!eth0'", "not starting with"),
     # Single values.
     refused("mode-unknown", ["-m", "CAPTURE"], "-m", "'CAPTURE'", "REDIRECT", "TPROXY", "NONE"),
     refused("mode-lower-case", ["-m", "redirect"], "-m", "'redirect'", "did you mean REDIRECT?"),
@@ -120,8 +120,8 @@ BAD_CALLS = [
     refused("mark-too-high-hexadecimal", ["-t", "0x100000000"], "-t", "'0x100000000'", MARK),
     refused("mark-with-mask", ["-t", "0x1/0xff"], "-t", "'0x1/0xff'", MARK),
     refused("route-table-zero", ["-r", "0"], "-r", "'0'", "253 to 255"),
-    refused("route-table-main", ["-r", "254"], "-r", "'254'", "253 to 255", "system's own"),
-    refused("route-table-local", ["-r", "255"], "-r", "'255'", "253 to 255", "system's own"),
+    refused("route-table-main", ["-r", "254"], "-r", "'254'", "253 to 255", "the system uses"),
+    refused("route-table-local", ["-r", "255"], "-r", "'255'", "253 to 255", "the system uses"),
     refused("route-table-default", ["-r", "253"], "-r", "'253'", "253 to 255"),
     refused("route-table-name", ["-r", "main"], "-r", "'main'", "1 to 4294967295"),
     refused("timeout-without-unit", ["--probe-timeout", "5"], "--probe-timeout", "'5'", "500ms"),
@@ -254,7 +254,7 @@ def test_the_flag_that_swallowed_the_next_one_is_named_although_its_value_is_lef
     lines = complaints("-i", "*", "-x", "-b", "*")
     [line] = [line for line in lines if line.startswith("-x: ")]
     assert "'-b'" in line
-    assert '-x took the next flag as its value: write -x "" for none' in line
+    assert '-x took the next flag as its value; write -x "" for none' in line
 
 
 def test_a_variable_swallows_no_flag() -> None:

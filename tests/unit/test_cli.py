@@ -84,7 +84,7 @@ def test_the_log_goes_to_stderr_and_holds_warnings_and_notes(call: Call, capsys:
     assert call("-n", *USUAL, "-b", "80", "--vklog", "9") == 0
     out, err = capsys.readouterr()
     lines = [line.split("\t") for line in err.splitlines()]
-    assert [level for _, level, text in lines if "-d: counts only with" in text] == ["warn"]
+    assert [level for _, level, text in lines if "-d: has an effect only with" in text] == ["warn"]
     assert [level for _, level, text in lines if "--vklog" in text] == ["info"]
     assert "vklog" not in out
 
@@ -229,7 +229,7 @@ def test_mistakes_in_a_command_s_own_options_are_told_with_the_others(
 
 def test_an_option_without_its_value_says_so(call: Call, capsys: Captured) -> None:
     assert call("graph", "--format") == 2
-    assert capsys.readouterr().err == "proxy-init: --format: expected a value behind it\n"
+    assert capsys.readouterr().err == "proxy-init: --format: expected a value after it\n"
     assert call("graph", "--format", "-p", "7") == 2
     assert "--format took the next flag as its value" in capsys.readouterr().err
 

@@ -224,8 +224,8 @@ def test_of_two_variables_the_second_counts(first: str, second: str, field: str)
         config = read("--capture-all-dns", **{first: one, second: other})
         assert getattr(config, field) is (other in ("true", "1"))
         [warning] = config.warnings
-        assert f"{second} is '{other}' and counts" in warning
-        assert f"{first} is '{one}' and does not count" in warning
+        assert f"{second} is '{other}' and is used" in warning
+        assert f"{first} is '{one}' and is ignored" in warning
     for one, other in (("true", "1"), ("0", "off"), ("", "true"), ("true", "")):
         config = read("--capture-all-dns", **{first: one, second: other})
         assert getattr(config, field) is ("true" in (one, other))
@@ -447,8 +447,8 @@ def test_port_0_and_leading_zeros_are_taken_with_a_warning(flag: str, field: str
     warnings = [warning for warning in config.warnings if "-b '*'" not in warning]
     assert warnings == [
         f"{flag}: port 0 matches no packet",
-        f"{flag}: 0443 is taken for port 443",
-        f"{flag}: 080 is taken for port 80",
+        f"{flag}: 0443 is read as port 443",
+        f"{flag}: 080 is read as port 80",
     ]
 
 

@@ -167,7 +167,7 @@ def test_flags_of_the_peers_that_name_a_backend_choose_it(
 ) -> None:
     config = read(*words)
     assert config.backend == backend
-    assert all(" for --backend " in note for note in config.notes)
+    assert all(" is treated as --backend " in note for note in config.notes)
 
 
 # Spellings, as pflag takes them.
