@@ -1,4 +1,4 @@
-"""The rule sets: each module turns a Config into what one family must hold."""
+"""The rule sets: each builds, from a Config, the ruleset of one family."""
 
 from ..config.config import Config, Mode
 from ..frozen import replace
@@ -8,7 +8,7 @@ from . import current, istio_1_0
 
 
 def build(config: Config, family: Family) -> Ruleset:
-    """What `family` must hold of ours under `config`; nothing where it is left alone."""
+    """The ruleset that `config` asks for in `family`; empty if nothing is captured there."""
     if config.mode is Mode.NONE or config.cleanup_only:
         return Ruleset(family)
     rules = istio_1_0 if config.ruleset == "1.0" else current
@@ -17,7 +17,7 @@ def build(config: Config, family: Family) -> Ruleset:
 
 
 def _with_comments(ruleset: Ruleset) -> Ruleset:
-    """The same rules, each with its reason as a comment in the kernel."""
+    """The same rules, each with its reason as a comment match."""
 
     def commented(rule: Rule) -> Rule:
         return Rule((*rule.matches, Comment(rule.why)), rule.target, rule.why)

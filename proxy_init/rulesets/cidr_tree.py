@@ -1,10 +1,10 @@
-"""A long list of CIDRs as a tree of chains, so that a packet passes tens of rules, not thousands.
+"""Builds a tree of chains from a long list of CIDRs: a packet passes tens of rules, not thousands.
 
 The kernel tries the rules of a chain one by one, for the first packet of each connection. In the
-tree a chain has few rules, each for a CIDR, or for the range that several CIDRs lie in; that one
-goes over to a chain of the same kind. Going over, and not jumping, makes a RETURN leave the whole
-tree and the chain that it grows from. List and tree decide alike: what overlaps or makes up a
-larger CIDR is merged first, so that ranges never overlap, and all CIDRs of a list decide the same.
+tree a chain has few rules. Each is for one CIDR, or for a network that contains several CIDRs; the
+latter has a goto to a chain of the same kind. With a goto instead of a jump, a RETURN leaves the
+whole tree and the chain at its root. List and tree decide alike: overlapping and adjacent CIDRs are
+merged first, so the networks never overlap, and all CIDRs of a list have the same verdict.
 """
 
 from __future__ import annotations
@@ -22,63 +22,63 @@ from ..rules.networks import Network
 from ..rules.targets import Goto
 
 LONG = 500
-"""What is longer is a tree. As a list, so many cost each new connection 2 µs, a tenth of what it
-takes without them; as a tree, they cost the program's run 5 ms (tests/bench)."""
+"""Longer lists become trees. This many as a list cost each new connection 2 µs, a tenth of its time
+without them; as a tree, they cost the program's run 5 ms (tests/bench)."""
 WIDTH = 32
-"""The most rules of a chain of a tree, but for one that is for all that none of them is for."""
+"""The most rules in a chain of a tree, not counting the one for all other destinations."""
 
 Chains = Mapping[str, tuple[Rule, ...]]
 
 
 @frozen
 class Tree:
-    """The rules that stand in one chain, and the chains that these go over to, by name."""
+    """The rules at the root, for a chain of the caller, and the chains below it, by name."""
 
     rules: tuple[Rule, ...]
     chains: Chains
 
 
-def listed(
+def list_or_tree(
     when: str,
     networks: Sequence[Network],
-    stem: str,
+    prefix: str,
     rule_for: Callable[[Network], Rule],
     last: Sequence[Rule] = (),
 ) -> Tree:
-    """One rule for each of a family's networks: in this order, or as a tree, if there are many of
-    them; `when` is the choice of --cidr-tree.
+    """One rule for each network, all of one family: as a list in this order, or as a tree if there
+    are many; `when` is the value of --cidr-tree.
 
-    The chains of a tree are named `stem`_1, `stem`_2 and so on, and each ends with `last`.
+    The chains of a tree are named `prefix`_1, `prefix`_2 and so on; each ends with `last`.
     """
     longest = {"auto": LONG, "always": WIDTH, "never": len(networks)}[when]
     if len(networks) <= longest:
         return Tree(tuple(map(rule_for, networks)), {})
     merged = list(collapse_addresses(networks))  # type: ignore[type-var]  # all of one family
-    cut = _Cut(merged)
-    names = (f"{stem}_{number}" for number in count(1))
+    splitter = _Splitter(merged)
+    names = (f"{prefix}_{number}" for number in count(1))
     chains: dict[str, tuple[Rule, ...]] = {}
     left = deque([("", range(len(merged)))])
     while left:
         name, within = left.popleft()
         rules = []
-        for part in cut.parts(within):
+        for part in splitter.parts(within):
             if len(part) == 1:
                 rules.append(rule_for(merged[part[0]]))
                 continue
-            around, below = cut.around(part), next(names)
-            why = f"{len(part):,} of the CIDRs lie in {around}: the chain {below} has them"
-            rules.append(Rule((Destination(around),), Goto(below), why))
+            parent, below = splitter.parent(part), next(names)
+            why = f"{len(part):,} of the CIDRs are in {parent}: the chain {below} checks them"
+            rules.append(Rule((Destination(parent),), Goto(below), why))
             left.append((below, part))
         chains[name] = (*rules, *last) if name else tuple(rules)
     return Tree(chains.pop(""), chains)
 
 
-class _Cut:
-    """Cuts networks that are apart and in order into parts, each in a range of its own. A part is
-    told by the places of its networks.
+class _Splitter:
+    """Splits disjoint, sorted networks into parts, each inside a network of its own. A part is a
+    range of indices.
 
-    netaddr's spanning_cidr would say the same in fewer words, but takes 25 ms to load: with 1,000
-    CIDRs half as long as the whole run.
+    netaddr's spanning_cidr would make this shorter, but takes 25 ms to load: with 1,000 CIDRs, half
+    as long as the whole run.
     """
 
     def __init__(self, networks: Sequence[Network]) -> None:
@@ -86,21 +86,21 @@ class _Cut:
         self._bits = networks[0].max_prefixlen
 
     def parts(self, within: range) -> list[range]:
-        """The parts in order: at most WIDTH, and no more than needed."""
-        room = 1  # for how many there is in what is below each rule
-        while room * WIDTH < len(within):
-            room *= WIDTH
+        """The parts of `within` in order: at most WIDTH, and no more than needed."""
+        capacity = 1  # of the subtree below one rule
+        while capacity * WIDTH < len(within):
+            capacity *= WIDTH
         parts = [within]
         while len(parts) < WIDTH:
             largest = max(parts, key=len)
-            if len(largest) <= room:
+            if len(largest) <= capacity:
                 break
             at = parts.index(largest)
             parts[at : at + 1] = self._halves(largest)
         return parts
 
-    def around(self, part: range) -> Network:
-        """The smallest network that holds all of a part."""
+    def parent(self, part: range) -> Network:
+        """The smallest network that contains a part."""
         start, bits = self._common(part)
         return ip_network((start.to_bytes(self._bits // 8), self._bits - bits))
 
@@ -111,7 +111,7 @@ class _Cut:
         return range(part.start, middle), range(middle, part.stop)
 
     def _common(self, part: range) -> tuple[int, int]:
-        """Where the smallest network around a part starts, and its number of host bits."""
+        """The first address of the smallest network that contains a part, and its host bits."""
         first, last = self._starts[part[0]], self._starts[part[-1]]
         bits = (first ^ last).bit_length()
         return first >> bits << bits, bits

@@ -1,4 +1,4 @@
-"""What both rule sets share: their chains, and the rules that are the same in both."""
+"""Chains and rules that both rule sets share."""
 
 from collections.abc import Iterable, Iterator
 from types import MappingProxyType
@@ -7,7 +7,7 @@ from ..config.config import EVERYTHING, Config
 from ..rules.matches import Destination, DestinationPort, InInterface, OutInterface, Protocol
 from ..rules.model import Chain, Family, Rule, Table
 from ..rules.targets import ACCEPT, RETURN, Goto, Jump, Redirect, SetMark, Tproxy
-from .cidr_tree import Chains, Tree, listed
+from .cidr_tree import Chains, Tree, list_or_tree
 
 TCP, UDP = Protocol("tcp"), Protocol("udp")
 FROM_LOOPBACK, TO_LOOPBACK = InInterface("lo"), OutInterface("lo")
@@ -27,7 +27,7 @@ TO_INBOUND = Rule((TCP,), INBOUND, "inbound TCP: the chain ISTIO_INBOUND decides
 def table_of(
     name: str, further: Chains = MappingProxyType({}), *, top: int = 0, **chains: Iterable[Rule]
 ) -> Table:
-    """A table of the chains that hold a rule; `top` rules of PREROUTING go above foreign ones."""
+    """A table of the chains with rules. The `top` rules of PREROUTING go above foreign ones."""
     held = ((chain, tuple(rules)) for chain, rules in (*chains.items(), *further.items()))
     return Table(
         name,
@@ -40,14 +40,14 @@ def table_of(
 
 
 def captured_servers(config: Config, family: Family) -> list[tuple[Destination, ...]]:
-    """What the destination of a captured DNS query matches: one of the servers, or anything."""
+    """The destination matches of captured DNS queries: one for each server, or none for all."""
     if config.capture_all_dns:
         return [()]
     return [(Destination(server),) for server in config.networks(config.dns_servers, family)]
 
 
 def inbound_exclusions(config: Config) -> Iterator[Rule]:
-    """ISTIO_INBOUND, in nat or in mangle: the -d ports."""
+    """ISTIO_INBOUND, in nat or mangle: the -d ports."""
     for port in config.inbound_excluded_ports:
         yield Rule(
             (TCP, DestinationPort("tcp", port)), RETURN, f"inbound port {port} is excluded (-d)"
@@ -59,9 +59,9 @@ def mangle_divert(config: Config) -> Iterator[Rule]:
     yield Rule(
         (),
         SetMark(config.tproxy_mark),
-        f"marked, so that the policy route of table {config.tproxy_route_table} keeps it here",
+        f"marked, so that the policy route in table {config.tproxy_route_table} keeps it local",
     )
-    yield Rule((), ACCEPT, "its socket is known, nothing else may touch it")
+    yield Rule((), ACCEPT, "part of a known connection: no further rule of this table applies")
 
 
 def mangle_tproxy(config: Config, family: Family, port: int) -> Iterator[Rule]:
@@ -78,7 +78,7 @@ def nat_redirect(port: int, direction: str) -> Iterator[Rule]:
     yield Rule(
         (TCP,),
         Redirect(port),
-        f"captured: to port {port}, where the proxy takes {direction} TCP",
+        f"captured: to port {port}, where the proxy accepts {direction} TCP",
     )
 
 
@@ -92,11 +92,11 @@ def by_destination(
 ) -> Tree:
     """ISTIO_OUTPUT: the rules `first`, the excluded CIDRs, `ports`, the captured CIDRs, and `last`.
 
-    Where the excluded CIDRs are a tree, what comes behind them is a chain of its own, since each
-    chain of the tree goes on there.
+    If the excluded CIDRs are a tree, the rules after them are in a chain of their own, because each
+    chain of the tree continues there.
     """
     networks = config.outbound_networks
-    captured = listed(
+    captured = list_or_tree(
         config.cidr_tree,
         () if networks is EVERYTHING else config.networks(networks, family),
         "ISTIO_CAPTURED",
@@ -104,21 +104,21 @@ def by_destination(
             (Destination(network),), REDIRECT, f"outbound to {network} is captured (-i)"
         ),
     )
-    all_else = [Rule((), REDIRECT, "everything else outbound is captured (-i)")]
+    all_else = [Rule((), REDIRECT, "all other outbound traffic is captured (-i)")]
     rest = (*ports, *captured.rules, *(all_else if networks is EVERYTHING else ()), *last)
-    go_on = [Rule((), NOT_EXCLUDED, "the destination is not excluded")] if rest else []
-    excluded = listed(
+    continuation = [Rule((), NOT_EXCLUDED, "the destination is not excluded")] if rest else []
+    excluded = list_or_tree(
         config.cidr_tree,
         config.networks(config.outbound_excluded_networks, family),
         "ISTIO_EXCLUDED",
         lambda network: Rule(
             (Destination(network),), RETURN, f"outbound to {network} is excluded (-x)"
         ),
-        go_on,
+        continuation,
     )
     if not excluded.chains:
         return Tree((*first, *excluded.rules, *rest), captured.chains)
     return Tree(
-        (*first, *excluded.rules, *go_on),
+        (*first, *excluded.rules, *continuation),
         {"ISTIO_NOT_EXCLUDED": rest, **excluded.chains, **captured.chains},
     )

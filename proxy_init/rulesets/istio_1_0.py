@@ -1,6 +1,6 @@
-"""The rule set `1.0`: what the image of Istio 1.0.0 did.
+"""The rule set `1.0`: the rules of the image of Istio 1.0.0.
 
-IPv4 only, but for the chain INPUT of IPv6, which lets nothing in that would bypass the proxy.
+IPv4 only, except for the IPv6 chain INPUT, which rejects connections that would bypass the proxy.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ SSH_PORT = 22
 
 
 def build(config: Config, family: Family) -> Ruleset:
-    """All that `family` must hold of ours under `config`."""
+    """The ruleset that `config` asks for in `family`."""
     if family is Family.V6:
         inbound = () if config.ipv6 else (filter_input(),)
         return Ruleset(family, inbound)
@@ -42,16 +42,16 @@ def build(config: Config, family: Family) -> Ruleset:
 
 
 def filter_input() -> Table:
-    """IPv6 filter INPUT: above all else that may stand there, since 1.0 emptied the chain."""
+    """IPv6 filter INPUT: at the top of the chain, because 1.0 flushed it."""
     rules = (
-        Rule((State(("ESTABLISHED",)),), ACCEPT, "answers to what the pod asked over IPv6"),
+        Rule((State(("ESTABLISHED",)),), ACCEPT, "replies on IPv6 connections that the pod opened"),
         Rule((), Reject("icmp6-port-unreachable"), "inbound IPv6 would bypass the proxy"),
     )
     return Table("filter", (Chain("INPUT", rules, top=len(rules)),))
 
 
 def mangle(config: Config) -> Table:
-    """Mode TPROXY."""
+    """The table mangle: mode TPROXY."""
     inbound = config.mode is Mode.TPROXY and bool(config.inbound_ports)
     return table_of(
         "mangle",
@@ -63,7 +63,7 @@ def mangle(config: Config) -> Table:
 
 
 def nat(config: Config) -> Table:
-    """Outbound traffic in both modes, inbound in mode REDIRECT."""
+    """The table nat: outbound traffic in both modes, inbound traffic in mode REDIRECT."""
     inbound = config.mode is Mode.REDIRECT and bool(config.inbound_ports)
     output = istio_output(config)
     return table_of(
@@ -79,12 +79,12 @@ def nat(config: Config) -> Table:
 
 
 def inbound_ports(config: Config) -> Iterator[Rule]:
-    """ISTIO_INBOUND, in nat or in mangle: which inbound connections the proxy gets."""
+    """ISTIO_INBOUND, in nat or mangle: which inbound connections go to the proxy."""
     if config.inbound_ports is not EVERYTHING:
         for port in config.inbound_ports:
             yield from _captured(config, (DestinationPort("tcp", port),), f"inbound port {port}")
         return
-    yield Rule((TCP, DestinationPort("tcp", SSH_PORT)), RETURN, "ssh is never captured")
+    yield Rule((TCP, DestinationPort("tcp", SSH_PORT)), RETURN, "SSH is never captured")
     yield from inbound_exclusions(config)
     yield from _captured(config, (), "every other inbound TCP port")
 
@@ -95,28 +95,29 @@ def _captured(config: Config, port: tuple[Match, ...], what: str) -> Iterator[Ru
         return
     # With a list of ports, 1.0.0 had this rule twice.
     for _ in range(2 if port else 1):
-        yield Rule((TCP, *port, Socket()), DIVERT, f"{what}: more of a connection that is here")
+        yield Rule((TCP, *port, Socket()), DIVERT, f"{what}: part of an open connection")
     yield Rule((TCP, *port), TPROXY, f"{what} is captured (-b)")
 
 
 def istio_output(config: Config) -> Tree:
-    """nat ISTIO_OUTPUT: which outbound connections the proxy gets."""
+    """nat ISTIO_OUTPUT: which outbound connections go to the proxy."""
     listed = config.outbound_networks not in (EVERYTHING, ())
-    left_alone = Rule((), RETURN, "everything else outbound is left alone (-i)")
+    not_captured = Rule((), RETURN, "no other outbound traffic is captured (-i)")
     return by_destination(
-        config, Family.V4, first=exemptions(config), last=[left_alone] if listed else []
+        config, Family.V4, first=exemptions(config), last=[not_captured] if listed else []
     )
 
 
 def exemptions(config: Config) -> Iterator[Rule]:
-    """What is decided whatever the destination outside."""
+    """The rules that do not depend on destinations outside the pod."""
     yield Rule(
         (Destination(config.ipv4_loopback, negated=True), TO_LOOPBACK),
         REDIRECT,
-        "the pod calls itself by a pod or service address",
+        "the pod connects to itself by a pod or service address",
     )
     for uid in config.proxy_uids:
         yield Rule((OwnerUid(uid),), RETURN, f"sent by the proxy itself (uid {uid})")
     for gid in config.proxy_gids:
         yield Rule((OwnerGid(gid),), RETURN, f"sent by the proxy itself (gid {gid})")
-    yield Rule((Destination(config.ipv4_loopback),), RETURN, "stays inside the pod")
+    loopback = Destination(config.ipv4_loopback)
+    yield Rule((loopback,), RETURN, "loopback traffic stays inside the pod")

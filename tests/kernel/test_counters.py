@@ -111,8 +111,8 @@ def test_counts_are_those_of_the_system_s_own_listing(
             80,
             {
                 "OUTPUT": "outbound traffic: the chain ISTIO_OUTPUT decides",
-                "ISTIO_OUTPUT": "everything else outbound is captured (-i)",
-                "ISTIO_REDIRECT": "captured: to port 15001, where the proxy takes outbound TCP",
+                "ISTIO_OUTPUT": "all other outbound traffic is captured (-i)",
+                "ISTIO_REDIRECT": "captured: to port 15001, where the proxy accepts outbound TCP",
             },
             id="the application calls out",
         ),
@@ -148,7 +148,7 @@ def test_what_comes_in_is_counted_too(pod: Pod) -> None:
         (
             "IPv4",
             "ISTIO_IN_REDIRECT",
-            "captured: to port 15006, where the proxy takes inbound TCP",
+            "captured: to port 15006, where the proxy accepts inbound TCP",
         ): 1,
     }
 

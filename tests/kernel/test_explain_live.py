@@ -46,7 +46,8 @@ def test_a_foreign_rule_in_the_way_is_seen_and_the_kernel_agrees() -> None:
         assert either["verdict"] == "direct"
         # A rule that the flags ask for has its reason in the kernel too.
         assert (
-            live["path"][-1]["why"] == "captured: to port 15001, where the proxy takes outbound TCP"
+            live["path"][-1]["why"]
+            == "captured: to port 15001, where the proxy accepts outbound TCP"
         )
 
 

@@ -194,7 +194,7 @@ def test_the_reason_is_the_cidr_that_decided() -> None:
     excluded = next(network for network in some if network.prefixlen == 24)
     for destination, reason in (
         (excluded[7], f"outbound to {excluded} is excluded (-x)."),
-        (ip_address("192.0.2.77"), "everything else outbound is captured (-i)."),
+        (ip_address("192.0.2.77"), "all other outbound traffic is captured (-i)."),
     ):
         packet = sent(Family.V4, destination)
         assert sentence(packet, walk(pod_network, packet)).endswith(reason)

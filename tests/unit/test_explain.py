@@ -65,7 +65,7 @@ def test_the_applications_call_is_captured_and_the_reason_is_the_rule_that_decid
     found = walk(pod_network(family, *USUAL), sent(family))
     assert verdict(found) == ("captured", "REDIRECT", 15001)
     assert found.decided_by is not None
-    assert found.decided_by.why == "everything else outbound is captured (-i)"
+    assert found.decided_by.why == "all other outbound traffic is captured (-i)"
 
 
 @both_families
@@ -147,7 +147,7 @@ def test_the_sentence_says_who_what_where_and_why() -> None:
     packet = sent(Family.V4)
     assert sentence(packet, walk(pod_network(Family.V4, *USUAL), packet)) == (
         "Captured: TCP to 198.51.100.7:80 from uid 1000, gid 1000 goes to the proxy's port 15001 "
-        "by REDIRECT: everything else outbound is captured (-i)."
+        "by REDIRECT: all other outbound traffic is captured (-i)."
     )
 
 

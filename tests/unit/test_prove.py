@@ -65,7 +65,7 @@ def test_rules_that_no_packet_matches_are_named_with_what_takes_their_packets() 
     # Of the gid's three rules two: what they are for has left by the uid's. And the loopback's.
     assert places == [("nat", "ISTIO_OUTPUT", number) for number in (5, 6, 8)]
     assert {each.by.why for each in found if each.by} == {
-        "the application (not uid 1337) calls itself over the loopback interface"
+        "the application (not uid 1337) connects to itself over the loopback interface"
     }
 
 

@@ -1,7 +1,7 @@
-"""The rule set `current`: what today's sidecars expect. A module a table.
+"""The rule set `current`: the rules that today's sidecars expect. One module per table.
 
-Read a chain's function from top to bottom: it yields the rules in the order in which the kernel
-tries them. Every rule says why it is there.
+A chain is a function that yields its rules in the order in which the kernel tries them, each with
+its reason.
 """
 
 from ...config.config import Config, Mode
@@ -10,7 +10,7 @@ from . import mangle, nat, raw
 
 
 def build(config: Config, family: Family) -> Ruleset:
-    """All that `family` must hold of ours under `config`; nothing where it is left alone."""
+    """The ruleset that `config` asks for in `family`; empty if nothing is captured there."""
     if family is Family.V6 and not config.ipv6:
         return Ruleset(family)
     tables = (table.table(config, family) for table in (raw, mangle, nat))

@@ -34,7 +34,7 @@ from ..common import (
 
 
 def table(config: Config, family: Family) -> Table:
-    """Mode TPROXY, and --drop-invalid."""
+    """The table mangle: mode TPROXY, and --drop-invalid."""
     transparent = config.mode is Mode.TPROXY
     marking = transparent and config.inbound_ports
     return table_of(
@@ -53,12 +53,12 @@ def prerouting(config: Config) -> Iterator[Rule]:
     transparent = config.mode is Mode.TPROXY
     if transparent:
         for name in config.excluded_interfaces:
-            yield Rule((InInterface(name),), RETURN, f"what arrives on {name} is left alone (-c)")
+            yield Rule((InInterface(name),), RETURN, f"traffic arriving on {name} is excluded (-c)")
     if config.drop_invalid:
         yield Rule(
             (ConntrackState(("INVALID",)),),
             DROP_INVALID,
-            "packets that connection tracking calls INVALID would bypass nat, and so the proxy",
+            "packets in state INVALID would bypass the table nat, and so the proxy",
         )
     if transparent and config.inbound_ports:
         yield TO_INBOUND
@@ -66,18 +66,18 @@ def prerouting(config: Config) -> Iterator[Rule]:
         yield Rule(
             (TCP, Mark(config.tproxy_mark)),
             SaveMark(),
-            "the connection remembers the mark that the proxy gave it",
+            "the connection keeps the mark that the proxy set",
         )
 
 
 def output(config: Config, family: Family) -> Iterator[Rule]:
     """mangle OUTPUT, mode TPROXY."""
     for name in config.excluded_interfaces:
-        yield Rule((OutInterface(name),), RETURN, f"what leaves by {name} is left alone (-c)")
+        yield Rule((OutInterface(name),), RETURN, f"traffic leaving on {name} is excluded (-c)")
     yield Rule(
         (TO_LOOPBACK, TCP, Mark(config.tproxy_mark)),
         RETURN,
-        "the proxy calls the application with the client's address: it is marked already",
+        "the proxy connects to the application from the client's address: already marked",
     )
     for kind, numbers, owner in (
         ("uid", config.proxy_uids, OwnerUid),
@@ -92,27 +92,28 @@ def output(config: Config, family: Family) -> Iterator[Rule]:
                     owner(number),
                 ),
                 SetMark(TPROXY_OUTBOUND_MARK),
-                f"the proxy ({kind} {number}) calls its own pod by the pod's address: inbound",
+                f"the proxy ({kind} {number}) connects to its pod by the pod's address: "
+                "counts as inbound",
             )
     yield Rule(
         (TCP, ConnectionMark(config.tproxy_mark)),
         RestoreMark(),
-        "the application answers the proxy: marked, so that the policy route brings it back",
+        "the application replies to the proxy: marked, so that the policy route returns it",
     )
 
 
 def inbound(config: Config, family: Family) -> Iterator[Rule]:
-    """mangle ISTIO_INBOUND, mode TPROXY: which inbound packets the proxy gets."""
+    """mangle ISTIO_INBOUND, mode TPROXY: which inbound packets go to the proxy."""
     yield Rule((TCP, Mark(config.tproxy_mark)), RETURN, "from the proxy to the application")
     yield Rule(
         (Source(family.passthrough), FROM_LOOPBACK, TCP),
         RETURN,
-        "the proxy hands an inbound connection to the application",
+        "the proxy forwards an inbound connection to the application",
     )
     yield Rule(
         (FROM_LOOPBACK, TCP, Mark(TPROXY_OUTBOUND_MARK, negated=True)),
         RETURN,
-        "stays inside the pod, and is not the proxy calling it",
+        "stays inside the pod, and is not from the proxy to its own pod",
     )
     if config.inbound_ports is EVERYTHING:
         yield from inbound_exclusions(config)
@@ -126,11 +127,11 @@ def _transparently(port: tuple[Match, ...], what: str) -> Iterator[Rule]:
     yield Rule(
         (TCP, *port, ConntrackState(("RELATED", "ESTABLISHED"))),
         DIVERT,
-        f"{what}: more of a connection that the proxy has",
+        f"{what}: part of a connection that the proxy already has",
     )
     yield Rule((TCP, *port), TPROXY, f"{what} is captured (-b)")
 
 
 def drop() -> Iterator[Rule]:
     """mangle ISTIO_DROP."""
-    yield Rule((), DROP, "connection tracking cannot place this packet")
+    yield Rule((), DROP, "the packet belongs to no known connection (state INVALID)")

@@ -35,7 +35,7 @@ from ..common import (
 
 
 def table(config: Config, family: Family) -> Table:
-    """Outbound traffic in both modes, inbound in mode REDIRECT."""
+    """The table nat: outbound traffic in both modes, inbound traffic in mode REDIRECT."""
     top = tuple(prerouting_top(config, family))
     outbound = istio_output(config, family)
     return table_of(
@@ -53,14 +53,14 @@ def table(config: Config, family: Family) -> Table:
 
 
 def prerouting_top(config: Config, family: Family) -> Iterator[Rule]:
-    """nat PREROUTING, above all foreign rules: -k interfaces, the latest placed uppermost."""
+    """nat PREROUTING, above all foreign rules: the -k interfaces, in reverse order."""
     interfaces = config.virtual_interfaces[::-1]
     if config.outbound_networks is EVERYTHING:
         for name in interfaces:
             yield Rule(
                 (InInterface(name),),
                 REDIRECT,
-                f"traffic from {name} counts as outbound (-k), and all of that is captured (-i)",
+                f"traffic from {name} is captured as outbound (-k, -i)",
             )
     else:
         for network in config.networks(config.outbound_networks, family)[::-1]:
@@ -68,8 +68,7 @@ def prerouting_top(config: Config, family: Family) -> Iterator[Rule]:
                 yield Rule(
                     (Destination(network), InInterface(name)),
                     REDIRECT,
-                    f"traffic from {name} counts as outbound (-k), and to {network} it is "
-                    "captured (-i)",
+                    f"traffic from {name} to {network} is captured as outbound (-k, -i)",
                 )
     for name in interfaces:
         yield Rule(
@@ -82,13 +81,13 @@ def prerouting_top(config: Config, family: Family) -> Iterator[Rule]:
 def prerouting(config: Config) -> Iterator[Rule]:
     """nat PREROUTING, below foreign rules."""
     for name in config.excluded_interfaces:
-        yield Rule((InInterface(name),), RETURN, f"what arrives on {name} is left alone (-c)")
+        yield Rule((InInterface(name),), RETURN, f"traffic arriving on {name} is excluded (-c)")
     if config.inbound_ports and config.mode is Mode.REDIRECT:
         yield TO_INBOUND
 
 
 def inbound(config: Config) -> Iterator[Rule]:
-    """nat ISTIO_INBOUND: which inbound connections the proxy gets."""
+    """nat ISTIO_INBOUND: which inbound connections go to the proxy."""
     yield Rule(
         (TCP, DestinationPort("tcp", config.tunnel_port)),
         RETURN,
@@ -111,19 +110,19 @@ def inbound(config: Config) -> Iterator[Rule]:
 def output(config: Config) -> Iterator[Rule]:
     """nat OUTPUT."""
     for name in config.excluded_interfaces:
-        yield Rule((OutInterface(name),), RETURN, f"what leaves by {name} is left alone (-c)")
+        yield Rule((OutInterface(name),), RETURN, f"traffic leaving on {name} is excluded (-c)")
     yield Rule((), OUTPUT, "outbound traffic: the chain ISTIO_OUTPUT decides")
 
 
 def istio_output(config: Config, family: Family) -> Tree:
-    """nat ISTIO_OUTPUT: which outbound connections the proxy gets."""
+    """nat ISTIO_OUTPUT: which outbound connections go to the proxy."""
     return by_destination(
         config, family, first=exemptions(config, family), ports=outbound_ports(config)
     )
 
 
 def exemptions(config: Config, family: Family) -> Iterator[Rule]:
-    """What is decided whatever the destination outside."""
+    """The rules that do not depend on destinations outside the pod."""
     for port in config.outbound_excluded_ports:
         for protocol in (TCP, UDP):
             yield Rule(
@@ -134,7 +133,7 @@ def exemptions(config: Config, family: Family) -> Iterator[Rule]:
     yield Rule(
         (Source(family.passthrough), TO_LOOPBACK),
         RETURN,
-        "the proxy hands an inbound connection to the application",
+        "the proxy forwards an inbound connection to the application",
     )
     loopback = config.loopback(family)
     for uid in config.proxy_uids:
@@ -144,7 +143,7 @@ def exemptions(config: Config, family: Family) -> Iterator[Rule]:
     yield from _owner_groups(config)
     if captured_servers(config, family) and config.captures_dns:
         yield Rule((), OUTPUT_DNS, "DNS queries: the chain ISTIO_OUTPUT_DNS decides")
-    yield Rule((loopback,), RETURN, "stays inside the pod")
+    yield Rule((loopback,), RETURN, "loopback traffic stays inside the pod")
 
 
 def _from_the_proxy(
@@ -154,7 +153,7 @@ def _from_the_proxy(
     owner: Callable[[int, bool], OwnerUid | OwnerGid],
     number: int,
 ) -> Iterator[Rule]:
-    """The three rules of one uid or gid of the proxy."""
+    """The rules for one uid or gid of the proxy."""
     by_proxy, not_by_proxy = owner(number, False), owner(number, True)
     own_port: Match = DestinationPort("tcp", config.tunnel_port, negated=True)
     if config.captures_dns and isinstance(by_proxy, OwnerUid):
@@ -162,15 +161,15 @@ def _from_the_proxy(
     yield Rule(
         (Destination(loopback.network, negated=True), TO_LOOPBACK, TCP, own_port, by_proxy),
         IN_REDIRECT,
-        f"the proxy ({who}) calls its own pod by a pod or service address: that is inbound",
+        f"the proxy ({who}) connects to its pod by a pod or service address: counts as inbound",
     )
     if not config.captures_loopback:
-        # A DNS server may listen on the loopback interface, and queries to it are captured.
+        # A DNS server may listen on the loopback interface; queries to it are captured.
         not_dns = (TCP, DestinationPort("tcp", 53, negated=True)) if config.captures_dns else ()
         yield Rule(
             (TO_LOOPBACK, *not_dns, not_by_proxy),
             RETURN,
-            f"the application (not {who}) calls itself over the loopback interface",
+            f"the application (not {who}) connects to itself over the loopback interface",
         )
     yield Rule((by_proxy,), RETURN, f"sent by the proxy itself ({who})")
 
@@ -193,12 +192,12 @@ def outbound_ports(config: Config) -> Iterator[Rule]:
         yield Rule(
             (TCP, DestinationPort("tcp", port)),
             REDIRECT,
-            f"outbound port {port} is captured whatever the address (-q)",
+            f"outbound port {port} is captured for every address (-q)",
         )
 
 
 def output_dns(config: Config, family: Family) -> Iterator[Rule]:
-    """nat ISTIO_OUTPUT_DNS: queries to the agent."""
+    """nat ISTIO_OUTPUT_DNS: redirects queries to the agent."""
     if not config.captures_dns:
         return
     for protocol in (TCP, UDP):
@@ -206,10 +205,10 @@ def output_dns(config: Config, family: Family) -> Iterator[Rule]:
             yield Rule(
                 (*server, protocol, DestinationPort(protocol.name, 53)),
                 Redirect(DNS_PORT),
-                f"a DNS query: to the agent on port {DNS_PORT}",
+                f"DNS query: redirected to the agent on port {DNS_PORT}",
             )
 
 
 def shortened(why: str, limit: int = 255) -> str:
-    """`why`, cut to what the kernel's comment match holds: 256 bytes with the final zero."""
+    """`why`, cut to the size of the comment match: 256 bytes with the final zero."""
     return why if len(why) <= limit else why[: limit - 3] + "..."
