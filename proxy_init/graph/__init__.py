@@ -1,1 +1,1 @@
-"""Drawing rules: from rule sets to a drawing, and from that to the text of each format."""
+"""Draws rules: turns rulesets into a Drawing, and that into the text of each format."""

@@ -1,4 +1,4 @@
-"""Whether both families have the same rules, but for their loopback addresses."""
+"""Compares the rules of both families: are they the same except for loopback addresses?"""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ from ..rules.targets import Tproxy
 
 
 def alike(one: Ruleset, other: Ruleset) -> bool:
-    """Whether a picture of the one is a picture of the other."""
+    """Whether one picture can show both rulesets."""
     if one.routing.policy_route != other.routing.policy_route:
         return False
     return _shape(one) == _shape(other)

@@ -1,4 +1,4 @@
-"""A drawing as a graph in Graphviz' language, and as SVG, which its program `dot` makes of that."""
+"""A drawing in the DOT language of Graphviz, and as SVG, which the program `dot` renders."""
 
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from .drawing import Box, Drawing, Fate, Frame, Row
 if TYPE_CHECKING:
     from graphviz import Digraph
 
-# Orange and blue are told apart by nearly everybody.
+# Orange and blue: distinguishable with most kinds of colour blindness.
 FILLS = {
     Fate.CAPTURED: "#fdd5a8",
     Fate.PASSES: "#cfe5fa",
@@ -26,24 +26,24 @@ LINES = {
     Fate.GOES_ON: "#555555",
 }
 LEGEND = {
-    Fate.CAPTURED: "captured: the proxy or the agent gets it",
-    Fate.PASSES: "passes: goes where it was going",
-    Fate.REFUSED: "refused",
-    Fate.GOES_ON: "decided further on",
+    Fate.CAPTURED: "captured: goes to the proxy or the DNS agent",
+    Fate.PASSES: "passes: keeps its destination",
+    Fate.REFUSED: "dropped or rejected",
+    Fate.GOES_ON: "decided by a later rule",
 }
-HOW_TO_READ = "A packet tries a chain's rules from the top; the first that fits decides."
+HOW_TO_READ = "The kernel tries the rules of a chain from the top; the first match decides."
 _WIDTH = 46
 _START = "start"
 _HEADER = "#37474f"
 
 
 def dot_text(drawings: Sequence[Drawing]) -> str:
-    """The graph in Graphviz' language."""
+    """The graph in the DOT language."""
     return str(_graph(drawings).source)
 
 
 def svg_text(drawings: Sequence[Drawing]) -> str:
-    """The same as SVG. Raises NodeCannot where Graphviz' program is missing."""
+    """The graph as SVG. Raises NodeCannot if the program `dot` is not installed."""
     from graphviz import ExecutableNotFound
 
     graph = _graph(drawings)
@@ -51,11 +51,11 @@ def svg_text(drawings: Sequence[Drawing]) -> str:
         return str(graph.pipe(format="svg", encoding="utf-8"))
     except ExecutableNotFound as error:
         raise NodeCannot(
-            "--format svg takes Graphviz' program dot, which is not here: "
-            "apt-get install graphviz, or use --format dot and draw that elsewhere"
+            "--format svg needs the program dot of Graphviz, which is not installed: "
+            "apt-get install graphviz, or use --format dot and render it elsewhere"
         ) from error
     except subprocess.CalledProcessError as error:
-        raise ApplyFailed(f"Graphviz' program dot failed: {error}") from error
+        raise ApplyFailed(f"the program dot of Graphviz failed: {error}") from error
 
 
 def _graph(drawings: Sequence[Drawing]) -> "Digraph":
@@ -81,7 +81,7 @@ def _graph(drawings: Sequence[Drawing]) -> "Digraph":
         with graph.subgraph(name=f"cluster_{drawing.title}") as family:
             family.attr(label=drawing.title, fontsize="16", style="dashed", color="#999999")
             _draw(family, drawing, f"{drawing.title}_")
-    # Joined to all that stands leftmost: dot keeps the order of what hangs together.
+    # An invisible node, joined to all nodes of the left column: dot keeps the order of its edges.
     graph.node(_START, style="invis", shape="point", width="0")
     for drawing in drawings:
         prefix = f"{drawing.title}_" if len(drawings) > 1 else ""
@@ -96,14 +96,14 @@ def _title(drawings: Sequence[Drawing]) -> str:
         f'<TD BGCOLOR="{FILLS[fate]}">{escape(LEGEND[fate])}</TD>' for fate in Fate if fate in fates
     )
     title = " and ".join(drawing.title for drawing in drawings)
-    heading = f"{title}: which connections the proxy gets" if drawings else "no rules at all"
+    heading = f"{title}: which connections go to the proxy" if drawings else "no rules"
     notes = "".join(f"<BR/>{escape(note)}" for drawing in drawings for note in drawing.notes)
-    said = f"<B>{escape(heading)}</B><BR/>{escape(HOW_TO_READ)}{notes}"
+    header = f"<B>{escape(heading)}</B><BR/>{escape(HOW_TO_READ)}{notes}"
     if not legend:
-        return f"<{said}>"
+        return f"<{header}>"
     return (
         f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="6" CELLPADDING="4">'
-        f'<TR><TD COLSPAN="{len(fates)}">{said}</TD></TR><TR>{legend}</TR></TABLE>>'
+        f'<TR><TD COLSPAN="{len(fates)}">{header}</TD></TR><TR>{legend}</TR></TABLE>>'
     )
 
 
@@ -114,7 +114,9 @@ def _draw(graph: "Digraph", drawing: Drawing, prefix: str) -> None:
         graph.node(prefix + box.key, _table((box,)))
     if drawing.unused:
         with graph.subgraph(name=f"cluster_{prefix}unused") as unused:
-            unused.attr(label="no rule leads here", fontsize="12", style="dotted", color="#888888")
+            unused.attr(
+                label="not referenced by any rule", fontsize="12", style="dotted", color="#888888"
+            )
             for box in drawing.unused:
                 unused.node(prefix + box.key, _table((box,)))
     for place in drawing.places:
@@ -142,7 +144,7 @@ def _draw_frame(graph: "Digraph", frame: Frame, prefix: str) -> None:
             color="#888888",
             labeljust="l",
         )
-        # The kernel's own chains are one node, because dot may turn an order of several around.
+        # The built-in chains are one node, because dot may reorder several.
         cluster.node(prefix + frame.name, _table(frame.entries))
         for box in frame.chains:
             cluster.node(prefix + box.key, _table((box,)))
@@ -166,7 +168,7 @@ def _port(box: Box, row: Row) -> str:
 
 
 def _table(boxes: Sequence[Box]) -> str:
-    """Chains, one after the other, as an HTML-like label: man 7 graphviz, "HTML-like labels"."""
+    """Chains below each other, as an HTML-like label (man 7 graphviz, "HTML-like labels")."""
     return "".join(
         (
             '<<TABLE BORDER="0" CELLBORDER="1" CELLSPACING="0" CELLPADDING="4" '
@@ -191,12 +193,12 @@ def _table_row(box: Box, row: Row) -> str:
     fill = FILLS[row.fate]
     return (
         f'<TR><TD VALIGN="TOP">{row.number}</TD>'
-        f'<TD ALIGN="LEFT" BALIGN="LEFT">{"".join(_said(row))}</TD>'
+        f'<TD ALIGN="LEFT" BALIGN="LEFT">{"".join(_row_text(row))}</TD>'
         f'<TD PORT="{_port(box, row)}" BGCOLOR="{fill}">{escape(row.outcome)}</TD></TR>'
     )
 
 
-def _said(row: Row) -> Iterator[str]:
+def _row_text(row: Row) -> Iterator[str]:
     if row.why:
         yield "<BR/>".join(map(escape, wrap(row.why, _WIDTH))) + "<BR/>"
     match = "<BR/>".join(map(escape, wrap(row.match, _WIDTH)))

@@ -1,4 +1,4 @@
-"""From rule sets to drawings: which chain stands where, and what becomes of whom in each row."""
+"""Turns rulesets into drawings: where each chain goes, and the fate of packets in each row."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -24,21 +24,21 @@ from ..rules.wording import matches_in_words, printable, target_in_words
 from .alike import alike
 from .drawing import ROUTE, Box, Drawing, Fate, Frame, Place, Row
 
-MOST_ALIKE = 12
-"""Rows of one kind that are all drawn; of more, a few stand for the rest."""
+MAX_SIMILAR = 12
+"""Up to so many similar rows are all drawn; of more, only DRAWN_OF_MORE."""
 DRAWN_OF_MORE = 10
 DRAWN_BRANCHES = 1
-"""Of the rows that go over to chains of a tree of CIDRs; all of these have as many again."""
+"""Of the rows with a goto to a chain of a tree of CIDRs, which has as many rows again."""
 DNS_CHAIN = "ISTIO_OUTPUT_DNS"
 _CAPTIONS = {
-    "PREROUTING": "what comes in, and what comes back over lo",
-    "INPUT": "what comes in, right before it is delivered",
-    "OUTPUT": "what the pod sends",
+    "PREROUTING": "inbound packets, and local packets returning over lo",
+    "INPUT": "inbound packets, before local delivery",
+    "OUTPUT": "packets that the pod sends",
 }
 
 
 def drawings(rulesets: Sequence[Ruleset]) -> tuple[Drawing, ...]:
-    """A drawing of each family that has rules; one for both where they have the same."""
+    """A drawing of each family that has rules; a single one if both have the same rules."""
     used = [ruleset for ruleset in rulesets if ruleset.tables]
     if len(used) == 2 and alike(*used):
         return (_draw(used[0], used[1]),)
@@ -90,7 +90,7 @@ def _in_order(ruleset: Ruleset) -> list[Table]:
 
 
 def _reached(hook: str, chains: Mapping[tuple[str, str], Chain]) -> set[tuple[str, str]]:
-    """The chains that rules lead to from a hook, in any table."""
+    """The chains that packets may reach from a hook, in any table."""
     found: set[tuple[str, str]] = set()
     left = [key for key in chains if key[1] == hook]
     while left:
@@ -104,7 +104,7 @@ def _reached(hook: str, chains: Mapping[tuple[str, str], Chain]) -> set[tuple[st
 
 
 def _shown(boxes: Mapping[tuple[str, str], Box]) -> set[tuple[str, str]]:
-    """The chains that rows lead to which are drawn, and not summed up with others."""
+    """The chains that drawn rows lead to; rows that stand for several others lead to none."""
     places = {box.key: place for place, box in boxes.items()}
     found: set[tuple[str, str]] = set()
     left = [(table, name) for table, name in boxes if name in BUILT_IN[table]]
@@ -131,7 +131,7 @@ def _box(ruleset: Ruleset, table: Table, chain: Chain) -> Box:
         for number, _ in rules[len(drawn) :][:1]:
             more = f"and {len(rules) - len(drawn):,} more like these"
             tree = isinstance(drawn[-1][1].target, Goto)
-            outcome = "each goes over to its own chain" if tree else rows[-1].outcome
+            outcome = "each continues in its own chain" if tree else rows[-1].outcome
             rows.append(Row(number, more, outcome, rows[-1].fate, ""))
     return Box(_key(table.name, chain.name), table.name, chain.name, tuple(rows))
 
@@ -141,11 +141,11 @@ def _kind(rule: Rule) -> tuple[object, ...]:
     return target, tuple(map(type, rule.matches))
 
 
-def _number_drawn(rule: Rule, alike: int) -> int:
-    """How many are drawn of as many rules that are of one kind with `rule`."""
+def _number_drawn(rule: Rule, similar: int) -> int:
+    """How many rows are drawn of so many similar rules, of which `rule` is one."""
     if isinstance(rule.target, Goto):
         return DRAWN_BRANCHES
-    return alike if alike <= MOST_ALIKE else DRAWN_OF_MORE
+    return similar if similar <= MAX_SIMILAR else DRAWN_OF_MORE
 
 
 def _row(ruleset: Ruleset, table: Table, chain: Chain, number: int, rule: Rule, fate: Fate) -> Row:
@@ -191,7 +191,7 @@ def _fate(ruleset: Ruleset, table: Table, target: Target) -> Fate:
 
 
 def _takes_all_tcp(rule: Rule) -> bool:
-    """Whether no TCP packet, but for some to the loopback, gets past a rule."""
+    """Whether a rule matches all TCP packets, except perhaps some to the loopback address."""
     return all(
         match == Protocol("tcp")
         or isinstance(match, Comment)
@@ -201,14 +201,14 @@ def _takes_all_tcp(rule: Rule) -> bool:
 
 
 def _is_kept_here(ruleset: Ruleset, target: Target) -> bool:
-    """Whether the policy route sends what `target` marked to the proxy's socket."""
+    """Whether `target` sets the mark with which the policy route delivers packets locally."""
     route = ruleset.routing.policy_route
     return route is not None and target in (SetMark(route.mark), RestoreMark())
 
 
 def _places(ruleset: Ruleset) -> Iterator[Place]:
     labels = {
-        _place_key(chain, target.port): f"{_who(chain)} on port {target.port}"
+        _place_key(chain, target.port): f"{_listener(chain)} on port {target.port}"
         for table in _in_order(ruleset)
         for chain in table.chains
         for target in (rule.target for rule in chain.rules)
@@ -217,14 +217,14 @@ def _places(ruleset: Ruleset) -> Iterator[Place]:
     yield from (Place(key, label, Fate.CAPTURED) for key, label in labels.items())
     route = ruleset.routing.policy_route
     if route:
-        yield Place(ROUTE, f"routing table {route.table} keeps it here", Fate.CAPTURED)
+        yield Place(ROUTE, f"routing table {route.table} keeps it local", Fate.CAPTURED)
 
 
 def _place_key(chain: Chain, port: int) -> str:
     return f"{'agent' if chain.name == DNS_CHAIN else 'proxy'}_{port}"
 
 
-def _who(chain: Chain) -> str:
+def _listener(chain: Chain) -> str:
     return "the DNS agent" if chain.name == DNS_CHAIN else "the proxy"
 
 

@@ -1,18 +1,18 @@
-"""What a picture of the rules shows, before anybody decides how: hooks, chains, rows, arrows.
+"""The contents of a picture of the rules, for every format: hooks, chains, rows, arrows.
 
-A hook is where the kernel looks at a packet; there it asks the tables in their order. Each of our
-chains stands with the one hook that leads to it, or beside them if more than one does.
+A hook is a point in the kernel where a packet traverses the tables in their order. Each of our
+chains is drawn with the one hook that leads to it, or outside the hooks if several do.
 """
 
 from dataclasses import dataclass
 from enum import Enum
 
 ROUTE = "policy_route"
-"""The key of the place where the policy route of mode TPROXY leads to."""
+"""The key of the place that the policy route of mode TPROXY leads to."""
 
 
 class Fate(Enum):
-    """What becomes of the packets that a row is for."""
+    """What happens to the packets that a row matches."""
 
     CAPTURED = "captured"
     PASSES = "passes"
@@ -22,9 +22,9 @@ class Fate(Enum):
 
 @dataclass(frozen=True)
 class Row:
-    """A rule: its number in its chain, for which packets, what becomes of them, and why.
+    """A rule: its number in its chain, the packets that it matches, what happens to them, and why.
 
-    Of many rules alike, the last row stands for those left out. `to` is the chain or place that an
+    After many similar rules, one row stands for those left out. `to` is the chain or place that an
     arrow leads to.
     """
 
@@ -48,8 +48,8 @@ class Box:
 
 @dataclass(frozen=True)
 class Frame:
-    """A hook, with the kernel's own chain of each table in the order in which they are asked, and
-    those of our chains that only this hook leads to."""
+    """A hook: its built-in chain of each table in the order of traversal, and those of our chains
+    that only this hook leads to."""
 
     name: str
     caption: str
@@ -59,7 +59,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Place:
-    """Where an arrow ends that leads to no chain."""
+    """The end of an arrow that does not lead to a chain."""
 
     key: str
     label: str
@@ -68,7 +68,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture of one family's rules, or of both where they are alike."""
+    """A picture of the rules of one family, or of both if they are the same."""
 
     title: str
     notes: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""A drawing as a Mermaid flowchart, as GitHub and others show it in Markdown."""
+"""A drawing as a Mermaid flowchart, which GitHub and others render in Markdown."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -6,12 +6,12 @@ from itertools import pairwise
 from .dot import FILLS, LEGEND, LINES
 from .drawing import Box, Drawing, Fate, Row
 
-# Not *, ` or <: labels may be read as Markdown. Nor do lines begin like a list's.
+# Not *, ` or <: labels may be parsed as Markdown. Lines must not start like list items either.
 _PLAIN = frozenset(" .,:()/-+!→…=_")
 
 
 def mermaid_text(drawings: Sequence[Drawing]) -> str:
-    """The flowchart: each chain a column of its rules, a packet tries them from the top down."""
+    """The flowchart: each chain is a column of its rules, which are tried from the top."""
     return "".join(f"{line}\n" for line in _lines(drawings))
 
 
@@ -23,7 +23,7 @@ def _lines(drawings: Sequence[Drawing]) -> Iterator[str]:
     fates = {row.fate for drawing in drawings for box in drawing.boxes for row in box.rows}
     used = [fate for fate in Fate if fate in fates]
     if not used:
-        yield f"  nothing[{_quoted('no rules at all')}]"
+        yield f"  nothing[{_quoted('no rules')}]"
         return
     yield f"  subgraph legend[{_quoted('colours')}]"
     for fate in used:
@@ -47,7 +47,7 @@ def _drawing(drawing: Drawing, prefix: str) -> Iterator[str]:
     for box in drawing.shared:
         yield from _box(box, prefix)
     if drawing.unused:
-        yield f"  subgraph {prefix}unused[{_quoted('no rule leads here')}]"
+        yield f"  subgraph {prefix}unused[{_quoted('not referenced by any rule')}]"
         for box in drawing.unused:
             yield from _box(box, prefix)
         yield "  end"
@@ -88,7 +88,7 @@ def _id(box: Box, row: Row) -> str:
 
 
 def _quoted(*lines: str) -> str:
-    """A label in quotes; <br> is the one element in it, all else stands as entity codes."""
+    """A quoted label; <br> is its only element, all other markup becomes entity codes."""
     return '"' + "<br>".join(map(_escaped, lines)) + '"'
 
 

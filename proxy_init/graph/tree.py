@@ -1,4 +1,4 @@
-"""A drawing as a tree for the terminal: each chain hangs below the first rule that leads to it."""
+"""A drawing as a tree for terminals: each chain is below the first rule that leads to it."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,11 +18,11 @@ STYLES = {
 
 
 def tree(drawings: Sequence[Drawing]) -> "Tree":
-    """One tree of all drawings, to be printed with rich."""
+    """One tree of all drawings, for printing with rich."""
     from rich.text import Text
     from rich.tree import Tree
 
-    root = Tree(Text("the rules that these flags ask for" if drawings else "no rules at all"))
+    root = Tree(Text("the rules for these flags" if drawings else "no rules"))
     for drawing in drawings:
         _add_drawing(root, drawing)
     return root
@@ -40,12 +40,12 @@ def _add_drawing(root: "Tree", drawing: Drawing) -> None:
             del left[box.key]
             _add_rows(table, box, drawing, left)
     for box in drawing.unused:
-        unused = family.add(Text(f"{box.name}, table {box.table}: no rule leads here"))
+        unused = family.add(Text(f"{box.name}, table {box.table}: not referenced by any rule"))
         _add_rows(unused, box, drawing, left)
 
 
 def _add_rows(parent: "Tree", box: Box, drawing: Drawing, left: dict[str, Box]) -> None:
-    """Add a chain's rows, and below each the chain that it leads to, once."""
+    """Add the rows of a chain, and below each row the chain that it leads to, once."""
     boxes = {each.key: each for each in drawing.boxes}
     labels = {place.key: place.label for place in drawing.places}
     for row in box.rows:

@@ -187,7 +187,7 @@ def test_of_a_tree_one_branch_is_drawn() -> None:
     drawn = [row for row in rows["ISTIO_OUTPUT"] if "EXCLUDED" in row.outcome or not row.why]
     assert [(row.match, row.outcome) for row in drawn] == [
         ("to 10.0.0.0/13", "continues in ISTIO_EXCLUDED_1"),
-        ("and 9 more like these", "each goes over to its own chain"),
+        ("and 9 more like these", "each continues in its own chain"),
         ("any packet", "continues in ISTIO_NOT_EXCLUDED"),
     ]
     assert [box.name for box in drawing.unused] == ["ISTIO_INBOUND"]  # there is no -b
@@ -370,4 +370,4 @@ def test_the_tree_is_what_is_drawn_unless_said_otherwise(call: Call, capsys: Cap
         assert call("graph", *USUAL, *flags) == 0
         printed.append(capsys.readouterr().out)
     assert len(set(printed)) == 1
-    assert printed[0].startswith("the rules that these flags ask for\n")
+    assert printed[0].startswith("the rules for these flags\n")
