@@ -1,1 +1,1 @@
-"""The readers of rules: walk a packet, prove promises, plan probes, compare counts."""
+"""Analyses rules: walks packets, proves promises, plans probes, compares counters."""

@@ -1,4 +1,4 @@
-"""What the kernel's rules have counted, beside what these flags want there: pure comparison."""
+"""Compares the rules and counters in the kernel with the rules that the flags want. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,20 +15,20 @@ from ..rules.ownership import PREFIX, numbers_of_ours
 
 
 class Standing(Enum):
-    """How a rule stands to what these flags want."""
+    """Whether the flags want a rule, and whether it is in the kernel."""
 
     WANTED = "wanted"
     NOT_WANTED = "not wanted"
     MISSING = "missing"
     GONE = "gone"
-    """Not wanted, and no longer there."""
+    """Not wanted, and no longer in the kernel."""
 
 
 @dataclass(frozen=True)
 class Counted:
-    """A rule, its number from 1 in its chain of the kernel, and what it has counted there.
+    """A rule, its number in its chain of the kernel, from 1, and its counters there.
 
-    A rule that is missing has neither. `more` is what came since the counts were read before.
+    A missing rule has neither. `more` is the increase since the previous reading.
     """
 
     family: Family
@@ -43,11 +43,11 @@ class Counted:
 
 
 Counts = Mapping[str, Sequence[Count]]
-"""By chain, what each of its rules has counted."""
+"""By chain, the counters of its rules."""
 
 
 def counted(family: Family, wanted: Table, present: Table, counts: Counts) -> Iterator[Counted]:
-    """Our rules in one table of the kernel, and those that are missing, chain by chain."""
+    """Our rules in one table of the kernel and the missing ones, chain by chain."""
     own = numbers_of_ours(present, wanted)
     names = {chain.name for table in (present, wanted) for chain in table.chains}
     for name in sorted(names, key=partial(_place, present.name)):
@@ -57,8 +57,9 @@ def counted(family: Family, wanted: Table, present: Table, counts: Counts) -> It
             for number, rule in enumerate(chain.rules if chain else ())
             if name.startswith(PREFIX) or number in own.get(name, ())
         ]
-        wished = wanted.chain(name)
-        for standing, number, rule, why in _aligned(wished.rules if wished else (), ours):
+        wanted_chain = wanted.chain(name)
+        wanted_rules = wanted_chain.rules if wanted_chain else ()
+        for standing, number, rule, why in _aligned(wanted_rules, ours):
             yield Counted(
                 family,
                 present.name,
@@ -72,7 +73,7 @@ def counted(family: Family, wanted: Table, present: Table, counts: Counts) -> It
 
 
 def _place(table: str, name: str) -> tuple[int, str]:
-    """The kernel's own chains first, in its order; then ours, by name."""
+    """A sort key: built-in chains first, in the kernel's order; then ours, by name."""
     built_in = BUILT_IN[table]
     return (built_in.index(name), "") if name in built_in else (len(built_in), name)
 
@@ -81,9 +82,9 @@ _Line = tuple[Standing, int | None, Rule, str]
 
 
 def _aligned(wanted: Sequence[Rule], ours: Sequence[tuple[int, Rule]]) -> Iterator[_Line]:
-    """Wanted and present rules of one chain in one order, each of them once.
+    """Merges the wanted and the present rules of one chain into one sequence without repetition.
 
-    Comments do not count: with or without, it is the same rule.
+    Rules that differ only in their comment are the same rule.
     """
     matcher = SequenceMatcher(
         None,
@@ -93,11 +94,11 @@ def _aligned(wanted: Sequence[Rule], ours: Sequence[tuple[int, Rule]]) -> Iterat
     )
     for tag, first, last, begin, end in matcher.get_opcodes():
         if tag == "equal":
-            for wish, (number, rule) in zip(wanted[first:last], ours[begin:end], strict=True):
-                yield Standing.WANTED, number, rule, wish.why
+            for as_wanted, (number, rule) in zip(wanted[first:last], ours[begin:end], strict=True):
+                yield Standing.WANTED, number, rule, as_wanted.why
             continue
-        for wish in wanted[first:last]:
-            yield Standing.MISSING, None, wish, wish.why
+        for missing in wanted[first:last]:
+            yield Standing.MISSING, None, missing, missing.why
         for number, rule in ours[begin:end]:
             yield Standing.NOT_WANTED, number, rule, _comment(rule)
 
@@ -113,7 +114,7 @@ def _comment(rule: Rule) -> str:
 
 
 def changes(before: Iterable[Counted], now: Iterable[Counted]) -> Iterator[Counted]:
-    """What is new or other in `now`, with what came since `before`; and what is gone."""
+    """The rules that are new or changed in `now`, with their increase; and those that are gone."""
     old = _by_identity(before)
     for identity, line in _by_identity(now).items():
         past = old.pop(identity, None)
@@ -121,16 +122,16 @@ def changes(before: Iterable[Counted], now: Iterable[Counted]) -> Iterator[Count
             yield line
         elif line.count and past.count and line.count != past.count:
             packets, size = (new - gone for new, gone in zip(line.count, past.count, strict=True))
-            # Who writes a rule anew lets it count from 0 again.
+            # A rule that was written again counts from 0.
             more = line.count if packets < 0 else Count(packets, size)
             yield replace(line, more=more)
     for past in old.values():
-        if past.standing is Standing.NOT_WANTED:  # a wanted one is among the missing now
+        if past.standing is Standing.NOT_WANTED:  # a wanted one is listed as missing instead
             yield replace(past, standing=Standing.GONE)
 
 
 def _by_identity(lines: Iterable[Counted]) -> dict[object, Counted]:
-    """By what tells rules apart whatever their number: two alike in a chain, by their order."""
+    """By an identity without the rule's number; equal rules in a chain are told by their order."""
     seen: Counter[object] = Counter()
     found: dict[object, Counted] = {}
     for line in lines:

@@ -1,9 +1,9 @@
-"""One packet of every class: all packets, as far as rules and promises can tell them apart.
+"""Generates one packet of every class of packets that rules and promises can distinguish.
 
-Rules and promises only ask whether single fields of a packet lie in given sets. All packets that
-answer every question on their way alike go the same way, so one of them stands for its class. The
-search tries one packet, sets its class aside, and goes on with the rest until nothing is left.
-Tried are TCP and UDP: nothing else is ever captured.
+Rules and promises only test whether single fields of a packet are in given sets. All packets with
+the same results in every test on their way are treated alike, so one of them stands for its class.
+The search tries one packet, removes its class, and continues with the rest until none is left. It
+covers TCP and UDP, since nothing else is ever captured.
 """
 
 from bisect import bisect_right
@@ -41,10 +41,10 @@ from ..rules.targets import RestoreMark, SaveMark
 from .packet_walk import Direction, Packet, PodNetwork, Walk, alternatives, asks_for, is_named, walk
 from .promises import SSH_PORT, Journey
 
-# What a person reads in a counterexample, where its class allows it.
+# The addresses in a counterexample, if its class allows them.
 POD = {Family.V4: ip_address("192.0.2.2"), Family.V6: ip_address("2001:db8::2")}
-STRANGER = {Family.V4: ip_address("192.0.2.1"), Family.V6: ip_address("2001:db8::1")}
-FAR = {Family.V4: ip_address("198.51.100.7"), Family.V6: ip_address("2001:db8:ffff::7")}
+CLIENT = {Family.V4: ip_address("192.0.2.1"), Family.V6: ip_address("2001:db8::1")}
+SERVER = {Family.V4: ip_address("198.51.100.7"), Family.V6: ip_address("2001:db8:ffff::7")}
 LOOPBACK = {Family.V4: ip_network("127.0.0.0/8"), Family.V6: ip_network("::1/128")}
 
 _Value = TypeVar("_Value")
@@ -52,13 +52,13 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A packet that stands for its class."""
+    """A packet that represents its class."""
 
     journey: Journey
     packet: Packet
 
     def walks(self, pod_network: PodNetwork) -> list[Walk]:
-        """The walk in such a pod, and one for each rule on it that asks what is not known here."""
+        """The walk in such a pod, and one more for each rule on it that may or may not match."""
         own = frozenset([self.packet.destination] if self.journey.local else [])
         pod_network = PodNetwork(pod_network.tables, own, pod_network.policy_route)
         found = walk(pod_network, self.packet)
@@ -70,7 +70,7 @@ class Sample:
 def searches(
     configs: Sequence[Config], pod_networks: Sequence[PodNetwork], family: Family
 ) -> Iterator["Search"]:
-    """Samples on all journeys of a family, for what these flags and rules tell apart."""
+    """One search for each journey in a family, for the classes that the flags and rules make."""
     asked = frozenset(
         chain(
             *(_asked_by_flags(config, family) for config in configs),
@@ -85,10 +85,11 @@ def searches(
 
 
 class Search:
-    """Samples on one journey, one for each class of packets that questions tell apart.
+    """Yields samples on one journey, one for each class of packets.
 
-    Of each field it knows one value of each sort that may be told apart. What is asked about a
-    sample decides which other packets are like it: these are set aside before the next sample.
+    Each field of a packet has one value of every kind that matches may distinguish. The matches
+    tested on a sample decide which other packets are in its class; these are removed before the
+    next sample.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Search:
         self._masks: dict[tuple[Match, str, str, str], int] = {}
 
     def __iter__(self) -> Iterator[Sample]:
-        # A set of a field's values is a set of bits, one such set for each field is a cube.
+        # A set of values of a field is a bit mask; one mask for each field makes a cube.
         everything = {name: (1 << len(some)) - 1 for name, some in self._values.items()}
         new = 1 << self._values["state"].index("NEW")
         # A connection has no mark before its first packet has passed.
@@ -124,11 +125,11 @@ class Search:
                 cube[name] = alike
 
     def ask(self, match: Match) -> bool | None:
-        """Whether the sample, as it sets out, is what a match asks for."""
+        """Whether a match holds for the sample at its first hook."""
         return self._ask(match, self._packet, self._journey.first_hook)
 
     def follow(self, found: Walk) -> None:
-        """Take note of what the rules on the sample's way have asked of it."""
+        """Record the matches that the rules on the sample's way have tested."""
         copied = False
         for visit in found.path:
             for match in visit.rule.matches:
@@ -137,7 +138,7 @@ class Search:
             copied |= bool(visit.matched) and isinstance(visit.rule.target, SaveMark | RestoreMark)
 
     def _ask(self, match: Match, packet: Packet, hook: str, copied: bool = False) -> bool | None:
-        """`copied`: the packet's mark and its connection's may each be the other's by now."""
+        """`copied`: the mark may have been copied between the packet and its connection."""
         answer = asks_for(match, packet, hook)
         if copied and isinstance(match, Mark | ConnectionMark):
             for name, like in (("mark", Mark), ("connection_mark", ConnectionMark)):
@@ -145,7 +146,7 @@ class Search:
                 self._narrow(name, same, self._packet, hook, asks_for(same, self._packet, hook))
             return answer
         field = _FIELDS.get(type(match))
-        # What was rewritten on the way says nothing of what it was before.
+        # A field that was rewritten on the way says nothing about its first value.
         if field and getattr(packet, field) == getattr(self._packet, field):
             self._narrow(field, match, packet, hook, answer)
         return answer
@@ -153,7 +154,7 @@ class Search:
     def _narrow(
         self, name: str, match: Match, packet: Packet, hook: str, answer: bool | None
     ) -> None:
-        """Only values of a field with the same answer are like the sample's."""
+        """Keep in the class only the values of a field for which the match has the same result."""
         key = (match, name, packet.protocol, hook)
         if key not in self._masks:
             self._masks[key] = sum(
@@ -164,7 +165,7 @@ class Search:
         self._alike[name] &= mask if answer else ~mask
 
     def _of(self, cube: Mapping[str, int]) -> Packet:
-        """The packet with the first value of each of the cube's sets."""
+        """The packet with the first value of each field in the cube."""
         first = {name: (bits & -bits).bit_length() - 1 for name, bits in cube.items()}
         fields = {name: self._values[name][bit] for name, bit in first.items()}
         return Packet(self._journey.direction, **fields)
@@ -187,11 +188,11 @@ _FIELDS: Mapping[type[Match], str] = {
     ConntrackState: "state",
     Socket: "state",
 }
-"""The field of a packet that a match asks about; of marks see Search."""
+"""The field of a packet that a match tests; for marks, see Search."""
 
 
 def _asked_by_flags(config: Config, family: Family) -> Iterator[Match]:
-    """All that `promised` may ask."""
+    """All matches that `promised` may test."""
     networks, ports, gids = config.outbound_networks, config.inbound_ports, config.owner_groups
     listed = () if networks is EVERYTHING else networks
     listed += config.outbound_excluded_networks + config.dns_servers
@@ -213,13 +214,13 @@ def _asked_by_flags(config: Config, family: Family) -> Iterator[Match]:
 
 
 def _values(journey: Journey, asked: Set[Match]) -> Mapping[str, Sequence[Any]]:
-    """Of each field of a packet, one value of each sort that the matches may tell apart."""
+    """For each field of a packet, one value of every kind that the matches may distinguish."""
     out, family = journey.direction is Direction.OUT, journey.family
     inside = out and journey.local
-    here, from_here = (POD if journey.local else FAR)[family], (POD if out else STRANGER)[family]
+    here, from_here = (POD if journey.local else SERVER)[family], (POD if out else CLIENT)[family]
     ports = {match.port for match in asked if isinstance(match, DestinationPort)}
     ports |= {port for m in asked if isinstance(m, DestinationPorts) for port in m.ports}
-    ports.discard(0)  # which no packet is sent to
+    ports.discard(0)  # no packet can be sent to port 0
     source_ports = {match.port for match in asked if isinstance(match, SourcePort)}
     uids = {match.uid for match in asked if isinstance(match, OwnerUid)}
     gids = {match.gid for match in asked if isinstance(match, OwnerGid)}
@@ -242,16 +243,16 @@ def _values(journey: Journey, asked: Set[Match]) -> Mapping[str, Sequence[Any]]:
 
 
 def _numbers(usual: int, values: Set[int]) -> Sequence[int]:
-    """The values, and first one that is none of them: the usual one if may be."""
+    """The values, after a value that is not among them: `usual` if possible."""
     other = usual if usual not in values else next(n for n in count(1024) if n not in values)
     return [other, *sorted(values)]
 
 
 def _addresses(usual: Address, networks: Set[Network], inside: bool) -> Sequence[Address]:
-    """One address of each class that networks tell apart; `inside` the pod, loopback ones too.
+    """One address of each class that networks make; if `inside` the pod, loopback addresses too.
 
-    Networks are apart or one inside the other, so a class is what lies in a network and in none of
-    those inside it. Of a class its second address reads best, if the usual one is not in it.
+    Networks are disjoint or nested, so a class is a network without the networks inside it. Its
+    address is `usual` if that is in it, or else its second address, which reads best.
     """
     family = Family(usual.version)
     reserved = [IPNetwork(str(network)) for network in (LOOPBACK[family], ip_network("::6/128"))]
@@ -263,7 +264,7 @@ def _addresses(usual: Address, networks: Set[Network], inside: bool) -> Sequence
     for place, network in enumerate(known, start=1):
         if not inside and any(network in whole for whole in reserved):
             continue
-        # Sorted, the networks inside one come right behind it.
+        # In sorted order, a network comes right before the networks inside it.
         of_class = IPSet([network]) - IPSet(known[place : bisect_right(firsts, network.last)])
         if str(usual) in of_class:
             found.insert(0, usual)
@@ -274,7 +275,7 @@ def _addresses(usual: Address, networks: Set[Network], inside: bool) -> Sequence
 
 
 def _interfaces(asked: Iterable[Match]) -> Sequence[str]:
-    """An interface of each class that matches tell apart, all but lo."""
+    """One interface of each class that matches distinguish, without lo."""
     names = sorted({m.name for m in asked if isinstance(m, InInterface | OutInterface)})
     candidates = ["eth0", "eth1", "net0", *(name for name in names if not name.endswith("+"))]
     candidates += [

@@ -1,8 +1,8 @@
-"""Where a packet goes, and why: a walk through rules, wanted or read from the kernel.
+"""Simulates the way of a packet through rules, wanted ones or those of the kernel.
 
-It knows what the kernel does between the rules: which hook comes when, that nat is asked once per
-connection, that what is redirected to the pod itself comes back over the loopback interface, that a
-mark may change the route. It knows nothing of the machine; a PodNetwork says what it has to know.
+It models what the kernel does around the rules: the order of hooks, one pass through nat for each
+connection, the return of locally redirected packets over the loopback interface, and rerouting by
+mark. It is independent of the machine: a PodNetwork holds everything that it needs to know.
 Sources: Documentation/networking/nf_conntrack-sysctl.rst and net/netfilter/nf_nat_core.c for nat,
 net/netfilter/xt_TPROXY.c, net/netfilter/xt_socket.c, net/ipv4/netfilter.c (ip_route_me_harder).
 """
@@ -54,7 +54,7 @@ Address: TypeAlias = IPv4Address | IPv6Address
 
 
 class Direction(Enum):
-    """Whether the pod's own process sends the packet, or it arrives from outside."""
+    """Whether a process of the pod sends the packet, or it arrives from outside."""
 
     OUT = "out"
     IN = "in"
@@ -64,7 +64,7 @@ class Direction(Enum):
 class Packet:
     """The first packet of its connection, unless `state` says otherwise.
 
-    `interface` is the one it leaves by or arrives on; `uid` and `gid` own the socket that sends it.
+    `interface` is the one that it leaves on or arrives on; `uid` and `gid` own the sending socket.
     """
 
     direction: Direction
@@ -79,7 +79,7 @@ class Packet:
     mark: int = 0
     state: str = "NEW"
     connection_mark: int = 0
-    """The mark that connection tracking keeps for its connection."""
+    """The mark of its connection, which conntrack keeps."""
 
     @property
     def family(self) -> Family:
@@ -89,23 +89,23 @@ class Packet:
 
 @dataclass(frozen=True)
 class PodNetwork:
-    """One family's rules and what else decides: the pod's own addresses, the policy route."""
+    """What decides in one family: the rules, the pod's own addresses, the policy route."""
 
     tables: Mapping[str, Table]
-    """By the name that people see. The kernel may have several of a kind, x_tables and nf_tables;
-    these are met in this order, though the kernel's, the last made first, cannot be known."""
+    """By the name that is shown. The kernel may have several of a kind, in x_tables and nf_tables;
+    they are walked in this order. The kernel's order, the newest first, cannot be read."""
     pod_addresses: frozenset[Address]
     policy_route: PolicyRoute | None = None
 
     def rules(self) -> Iterator[tuple[tuple[str, str, int], Rule]]:
-        """Every rule behind its place: table, chain and number from 1."""
+        """Every rule, after its position: table, chain and number, from 1."""
         for title, table in self.tables.items():
             for chain in table.chains:
                 for number, rule in enumerate(chain.rules, start=1):
                     yield (title, chain.name, number), rule
 
     def without(self, table: str, chain: str, number: int) -> "PodNetwork":
-        """The same with one rule lost, by its number from 1 in its chain."""
+        """The same without one rule, given by its number in its chain, from 1."""
         chains = tuple(
             Chain(each.name, each.rules[: number - 1] + each.rules[number:], each.top, each.policy)
             if each.name == chain
@@ -116,7 +116,7 @@ class PodNetwork:
         return replace(self, tables={**self.tables, table: less})
 
     def is_local(self, address: Address) -> bool:
-        """Whether the pod itself has the address."""
+        """Whether the address is one of the pod itself."""
         return (
             address.is_loopback
             or address in self.pod_addresses
@@ -125,7 +125,7 @@ class PodNetwork:
 
 
 class Outcome(Enum):
-    """What becomes of the packet."""
+    """What happens to a packet."""
 
     CAPTURED = "captured"
     DIRECT = "direct"
@@ -134,8 +134,8 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A rule that was reached, and the packet as it was then. `matched` is None where the rule asks
-    something that is not known here."""
+    """A rule that was reached, and the packet as it was then. `matched` is None if the rule depends
+    on something that is not known here."""
 
     packet: Packet
     hook: str
@@ -149,32 +149,32 @@ class Visit:
 
 @dataclass(frozen=True)
 class Walk:
-    """What becomes of a packet: who captures it and on which port, and the rules on its way."""
+    """The result for a packet: the target and port that capture it, and the rules on its way."""
 
     outcome: Outcome
     by: str | None
     port: int | None
     path: tuple[Visit, ...]
     decided_by: Visit | None
-    """The rule to which the outcome is due; None if no rule had a say."""
+    """The rule that decided the outcome; None if no rule did."""
 
     @property
     def verdict(self) -> tuple[Outcome, str | None, int | None]:
-        """The decision alone, without the way to it."""
+        """The result without the way to it."""
         return self.outcome, self.by, self.port
 
 
 def walk(pod_network: PodNetwork, packet: Packet, assumed: frozenset[Rule] = frozenset()) -> Walk:
-    """Walk one packet. A rule that asks what is not known here matches only if `assumed` to."""
+    """Walk one packet. A rule whose result is not known matches only if it is in `assumed`."""
     first = None
     if packet.state == "ESTABLISHED":
-        # What conntrack and the sockets hold of a connection was decided by its first packet.
+        # The first packet of a connection decides for conntrack and the sockets.
         first = walk(pod_network, replace(packet, state="NEW"), assumed)
     return _Walker(pod_network, packet, assumed, first).run()
 
 
 def alternatives(pod_network: PodNetwork, packet: Packet) -> list[tuple[Visit, Walk]]:
-    """For each rule on the way that asks what is not known here: the walk if it matches."""
+    """For each rule on the way whose result is not known: the walk if it matches."""
     return [
         (visit, walk(pod_network, packet, frozenset([visit.rule])))
         for visit in walk(pod_network, packet).path
@@ -183,14 +183,14 @@ def alternatives(pod_network: PodNetwork, packet: Packet) -> list[tuple[Visit, W
 
 
 class _Stop(Enum):
-    """How the rules of one chain ended."""
+    """How the traversal of a chain ended."""
 
     ACCEPTED = "accepted"
     RETURNED = "returned"
 
 
 class _Walker:
-    """One walk: what is known of the packet so far, and the rules that it met."""
+    """The state of one walk: the packet so far, and the rules that it reached."""
 
     def __init__(
         self, pod_network: PodNetwork, packet: Packet, assumed: frozenset[Rule], first: Walk | None
@@ -207,7 +207,7 @@ class _Walker:
         self.path: list[Visit] = []
 
     def run(self) -> Walk:
-        """All hooks, in the order in which the kernel calls them."""
+        """Pass the hooks in the order in which the kernel calls them."""
         hooks = ["OUTPUT", "PREROUTING", "INPUT"]
         for hook in hooks if self.packet.direction is Direction.OUT else hooks[1:]:
             self.hook = hook
@@ -226,22 +226,22 @@ class _Walker:
 
     def _result(self, outcome: Outcome) -> Walk:
         by, port = (self.captured if outcome is Outcome.CAPTURED else None) or (None, None)
-        # A jump that came back, a mark or a zone let the packet go on.
+        # After a jump that returned, a mark or a zone, the packet continues.
         final = (Verdict, Reject, UnknownTarget)
         matched = (visit for visit in reversed(self.path) if visit.matched)
         last = next((visit for visit in matched if isinstance(visit.rule.target, final)), None)
         return Walk(outcome, by, port, tuple(self.path), self.decided_by or last)
 
     def _capture(self, by: str, port: int) -> None:
-        """The packet goes to the proxy, if nothing has captured it before."""
+        """Send the packet to the proxy, unless it is captured already."""
         if self.captured is None:
             self.captured = (by, port)
-            # The rule that sent it to the chain ISTIO_REDIRECT or the like says more than that one.
+            # The rule that jumps to ISTIO_REDIRECT or a similar chain has the more specific reason.
             matched = [visit for visit in self.path if visit.matched]
             self.decided_by = matched[-2] if len(matched) > 1 else matched[-1]
 
     def _stays_here(self) -> bool:
-        """Whether the packet, past this hook, is for the pod itself; over lo if it came from it."""
+        """Whether the packet stays in the pod after this hook; if the pod sends it, over lo."""
         route = self.pod_network.policy_route
         marked = route is not None and self.packet.mark == route.mark
         if not (marked or self.captured or self.pod_network.is_local(self.packet.destination)):
@@ -257,7 +257,7 @@ class _Walker:
         if name == "nat":
             if self.nat_done or self.hook == "INPUT":
                 return
-            # Whatever comes of it, conntrack asks no second time for this connection.
+            # Whatever the result, conntrack does not ask nat again for this connection.
             self.nat_done = True
         for title in titles:
             self._table(title)
@@ -283,7 +283,7 @@ class _Walker:
         return _Stop.RETURNED
 
     def _target(self, title: str, rule: Rule) -> _Stop | None:
-        """Carry out a rule's target; None where the next rule is tried."""
+        """Execute the target of a rule; returns None if the next rule is tried."""
         target = rule.target
         match target:
             case Verdict("RETURN"):
@@ -326,7 +326,7 @@ class _Walker:
             loopback = IPv4Address("127.0.0.1"), IPv6Address("::1")
             own = loopback[self.packet.family is Family.V6]
         else:
-            # The address of the interface that it came by; any of the pod's own stands for it.
+            # The address of the interface it arrived on; any address of the pod stands for it.
             here = [
                 a for a in self.pod_network.pod_addresses if a.version == self.packet.family.value
             ]
@@ -334,18 +334,18 @@ class _Walker:
         self.packet = replace(self.packet, destination=own, destination_port=port)
 
     def _matches(self, rule: Rule) -> bool | None:
-        """Whether a rule matches; None if all that is known of it does, but something is not."""
+        """Whether a rule matches; None if a part of it is not known, and the rest matches."""
         known: bool | None = True
         for match in rule.matches:
-            holds = asks_for(match, self.packet, self.hook)
-            if holds is False:
+            result = asks_for(match, self.packet, self.hook)
+            if result is False:
                 return False
-            known = known if holds else None
+            known = known if result else None
         return known
 
 
 def asks_for(match: Match, packet: Packet, hook: str) -> bool | None:
-    """Whether a packet at this hook is what a match asks for; None if that is not known here."""
+    """Whether a match holds for a packet at this hook; None if that is not known here."""
     sends = hook == "OUTPUT"
     match match:
         case Source(network, negated):
@@ -373,7 +373,7 @@ def asks_for(match: Match, packet: Packet, hook: str) -> bool | None:
         case ConnectionMark(value, negated):
             return (packet.connection_mark == value) != negated
         case Socket():
-            # A listener on any address does not count, an established connection does.
+            # A listener on the unspecified address does not count, an established connection does.
             return packet.state == "ESTABLISHED"
         case State(states) | ConntrackState(states):
             return packet.state in states
@@ -386,12 +386,12 @@ def asks_for(match: Match, packet: Packet, hook: str) -> bool | None:
 
 
 def is_named(interface: str, name: str) -> bool:
-    """Whether a rule's interface name, perhaps a prefix that ends in +, means this interface."""
+    """Whether the interface name in a rule, perhaps a prefix with +, matches this interface."""
     return interface.startswith(name[:-1]) if name.endswith("+") else interface == name
 
 
 def sentence(packet: Packet, result: Walk) -> str:
-    """The verdict in one sentence."""
+    """The result in one sentence."""
     goes = (
         f"{packet.protocol.upper()} to {endpoint_text(packet.destination, packet.destination_port)}"
     )
@@ -402,7 +402,7 @@ def sentence(packet: Packet, result: Walk) -> str:
         target = f"the proxy's port {result.port} by {result.by}"
         return f"Captured: {goes}{who} goes to {target}{because}."
     if result.outcome is Outcome.DROPPED:
-        return f"Dropped: {goes}{who} goes nowhere{because}."
+        return f"Dropped: {goes}{who} does not arrive{because}."
     return f"Direct: {goes}{who} is not captured{because or ': no rule captures it'}."
 
 

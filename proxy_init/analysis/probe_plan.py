@@ -1,7 +1,7 @@
-"""Which real packets show that the rules work, and what must become of each of them.
+"""Plans the probes: real packets that show whether the rules work, each with its expected result.
 
-Pure: kernel/probing/probe.py sends the probes. What must become of a probe is what the walk of its
-packet through the wanted rules says (packet_walk.py).
+Pure: kernel/probing/probe.py sends the probes. The expected result of a probe is that of the walk
+of its packet through the wanted rules (packet_walk.py).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -30,30 +30,30 @@ from .packet_walk import Direction, Outcome, Packet, PodNetwork, Walk, is_named,
 
 T = TypeVar("T")
 Place: TypeAlias = tuple[str, str, int]
-"""Where a rule stands: table, chain and number."""
+"""The position of a rule: table, chain and number."""
 
 LOOPBACK: Mapping[int, Address] = {4: ip_address("127.0.0.1"), 6: ip_address("::1")}
-STRANGER: Mapping[int, Address] = {4: ip_address("127.0.0.77"), 6: ip_address("::1")}
-"""From whom packets seem to be that arrive from outside but were made on lo."""
-# For documentation only, so that nobody has them: RFC 5737, RFC 3849, RFC 9637.
-NOBODY = {
+CLIENT: Mapping[int, Address] = {4: ip_address("127.0.0.77"), 6: ip_address("::1")}
+"""The source of inbound probes, which are sent on lo."""
+# Reserved for documentation, so no host has them: RFC 5737, RFC 3849, RFC 9637.
+UNASSIGNED = {
     4: (ip_address("198.51.100.1"), ip_address("203.0.113.1")),
     6: (ip_address("2001:db8:ffff::1"), ip_address("3fff:ffff::1")),
 }
 ANY_PORT = 40000
-"""Of a packet's source: stands for a port that the kernel chooses."""
+"""As source port: stands for a port that the kernel chooses."""
 
 
 class Owner(NamedTuple):
-    """Who owns a socket."""
+    """The owner of a socket."""
 
     uid: int
     gid: int
 
 
 class Surroundings(NamedTuple):
-    """Where probes are made: who we are, the pod's addresses, and by which interface each of the
-    `destinations` is reached that may be sent to."""
+    """Where probes are sent from: the user and group of this process, the pod's addresses, and the
+    interface to each of the `destinations` to which probes may be sent."""
 
     own: Owner
     addresses: tuple[Address, ...]
@@ -62,10 +62,10 @@ class Surroundings(NamedTuple):
 
 @dataclass(frozen=True)
 class Probe:
-    """The first packet of a connection, and what must become of it.
+    """The first packet of a connection, and its expected result.
 
-    Its interface is empty where nothing may be sent from here. `beside` is who else takes part in
-    a DNS query: who answers it; or, where it is not captured, who has asked from that port before.
+    Its interface is empty if it may not be sent from here. `beside` is the other party of a DNS
+    query: the owner that answers it or, if it is not captured, that queried from its port before.
     """
 
     name: str
@@ -75,12 +75,12 @@ class Probe:
 
     @property
     def owner(self) -> Owner:
-        """Who owns the socket that sends it."""
+        """The owner of the sending socket."""
         return Owner(self.packet.uid, self.packet.gid)
 
 
 class Result(Enum):
-    """What a probe showed."""
+    """The result of a probe."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -88,7 +88,7 @@ class Result(Enum):
 
 
 class Judged(NamedTuple):
-    """A probe, and in words what was seen of it, or why it was not made."""
+    """A probe with its result, and in words what was observed, or why it was not made."""
 
     probe: Probe
     result: Result
@@ -96,14 +96,14 @@ class Judged(NamedTuple):
 
 
 def in_words(outcome: Outcome | None, port: int | None) -> str:
-    """What became of a packet."""
+    """What happened to a packet, in words."""
     if outcome is Outcome.CAPTURED:
-        return f"captured, by port {port}" if port else "captured"
-    return "not captured" if outcome is Outcome.DIRECT else "gets nowhere"
+        return f"captured on port {port}" if port else "captured"
+    return "not captured" if outcome is Outcome.DIRECT else "does not arrive"
 
 
 def ports(config: Config, pod_network: PodNetwork) -> dict[int, bool]:
-    """The ports where probes may arrive, and whether the proxy listens there transparently."""
+    """The ports at which probes may arrive, and whether the proxy listens there transparently."""
     targets = [rule.target for _, rule in pod_network.rules()]
     plain = {target.port: False for target in targets if isinstance(target, Redirect)}
     tproxy = {target.port: True for target in targets if isinstance(target, Tproxy)}
@@ -116,25 +116,25 @@ def destinations(config: Config, family: Family) -> tuple[Address, ...]:
     lists = (captured, config.outbound_excluded_networks, config.dns_servers)
     networks = chain.from_iterable(_some(config.networks(each, family)) for each in lists)
     hosts = chain.from_iterable(map(_hosts, networks))
-    return tuple(dict.fromkeys([*NOBODY[family.value], *hosts]))
+    return tuple(dict.fromkeys([*UNASSIGNED[family.value], *hosts]))
 
 
 def _hosts(network: Network) -> Iterator[Address]:
-    """Of a network, the addresses that nobody has, its first and its last."""
+    """The unassigned addresses in a network, and its first and last host."""
     margin = 1 if network.num_addresses > 2 else 0
     ends = (network[margin], network[-1 - margin])
-    yield from (address for address in (*NOBODY[network.version], *ends) if address in network)
+    yield from (address for address in (*UNASSIGNED[network.version], *ends) if address in network)
 
 
 def the_proxy(config: Config, own: Owner) -> Owner:
-    """The proxy: ourselves if possible, else by its first uid and gid."""
+    """The owner of the proxy's sockets: our own if possible, else its first uid and gid."""
     if own.uid in config.proxy_uids or own.gid in config.proxy_gids:
         return own
     return Owner(config.proxy_uids[0], config.proxy_gids[0])
 
 
 def the_application(config: Config, own: Owner) -> Owner:
-    """Somebody who is captured: ourselves if possible."""
+    """An owner whose traffic is captured: our own if possible."""
     exempt = {*config.proxy_gids, *config.owner_groups_excluded}
     groups = [gid for gid in _listed(config.owner_groups) if gid not in exempt]
     gid = next(iter(groups), 1000) if own.gid not in groups and groups else own.gid
@@ -144,45 +144,47 @@ def the_application(config: Config, own: Owner) -> Owner:
 def probes(
     config: Config, family: Family, pod_network: PodNetwork, around: Surroundings
 ) -> tuple[Probe, ...]:
-    """One family's probes: those that everybody asks for; and for each rule, if there is one, a
-    probe that would fare otherwise without it."""
+    """The probes of one family: those for the common questions; and for each rule, if possible, a
+    probe that would have another result without the rule."""
     if not pod_network.tables:
         return ()
     maker = _Maker(config, family, pod_network, around)
-    if "nat" not in pod_network.tables:  # IPv6 of the rule set 1.0: nothing comes in
+    if "nat" not in pod_network.tables:  # IPv6 of the rule set 1.0: inbound is rejected
         return (maker.probe(maker.application, maker.loopback),)
-    asked_for = tuple(maker.asked_for())
-    candidates = dict.fromkeys([*asked_for, *maker.further()])
-    needed = set(asked_for)
-    watched: set[Place] = set()
-    # What surely can be made here comes first: a rule is left to the rest only if that misses it.
+    common = tuple(maker.common())
+    candidates = dict.fromkeys([*common, *maker.further()])
+    needed = set(common)
+    tested: set[Place] = set()
+    # Probes that need least come first; the others are used only for rules that these do not test.
     for probe in sorted(candidates, key=lambda probe: _demands(probe, around.own)):
-        missed = set(_missed(maker.pod_network, probe, watched))
-        watched |= missed
-        if missed:
+        newly_tested = set(_newly_tested(maker.pod_network, probe, tested))
+        tested |= newly_tested
+        if newly_tested:
             needed.add(probe)
     return tuple(probe for probe in candidates if probe in needed)
 
 
 def _demands(probe: Probe, own: Owner) -> tuple[bool, bool, bool, int]:
-    """What it takes to make a probe: a route, another user, CAP_NET_RAW, CAP_NET_ADMIN."""
+    """What a probe needs: a route, another owner, CAP_NET_RAW, CAP_NET_ADMIN."""
     packet = probe.packet
-    stranger = Owner(packet.uid, packet.gid) != own
-    return not packet.interface, stranger, packet.direction is Direction.IN, packet.mark
+    other_owner = Owner(packet.uid, packet.gid) != own
+    return not packet.interface, other_owner, packet.direction is Direction.IN, packet.mark
 
 
-def _missed(pod_network: PodNetwork, probe: Probe, watched: Collection[Place]) -> Iterator[Place]:
-    """The rules, beside those watched already, without which the probe would fare otherwise."""
+def _newly_tested(
+    pod_network: PodNetwork, probe: Probe, tested: Collection[Place]
+) -> Iterator[Place]:
+    """The rules not tested so far without which the probe would have another result."""
     for visit in probe.expected.path:
         place = (visit.table, visit.chain, visit.number)
-        if visit.matched and place not in watched:
-            fate = walk(pod_network.without(*place), probe.packet)
-            if (fate.outcome, fate.port) != (probe.expected.outcome, probe.expected.port):
+        if visit.matched and place not in tested:
+            without = walk(pod_network.without(*place), probe.packet)
+            if (without.outcome, without.port) != (probe.expected.outcome, probe.expected.port):
                 yield place
 
 
 class _Maker:
-    """Makes the probes that the flags give reason for."""
+    """Makes the probes for the flags of one call."""
 
     def __init__(
         self, config: Config, family: Family, pod_network: PodNetwork, around: Surroundings
@@ -206,41 +208,41 @@ class _Maker:
         self.direct = self._first(Outcome.DIRECT)
 
     def _first(self, outcome: Outcome) -> Address | None:
-        """The first address outside with which an application fares so."""
+        """The first address outside for which the application's probe has this outcome."""
         fitting = (probe for probe in self.far if probe.expected.outcome is outcome)
         return next((probe.packet.destination for probe in fitting), None)
 
-    def asked_for(self) -> Iterator[Probe]:
-        """What everybody wants to know; and whether answers come back, which no walk shows."""
+    def common(self) -> Iterator[Probe]:
+        """The common questions, and whether replies come back, which no walk shows."""
         config, app, proxy = self.config, self.application, self.proxies[0]
         yield self.probe(proxy, self.passthrough, "the proxy to its own pod")
         for to, kind in ((self.captured, "a captured"), (self.direct, "an excluded")):
             if to:
                 yield self.probe(app, to, f"an application to {kind} address")
         outside = self.captured or self.far[0].packet.destination
-        yield self.probe(proxy, outside, "the proxy to the outside")
+        yield self.probe(proxy, outside, "the proxy to an outside address")
         for number, server in enumerate(self.dns_servers()):
             query: dict[str, Any] = {"destination_port": 53, "protocol": "udp"}
             yield self.probe(app, server, "a DNS query", **query)
-            # Who asks or answers makes no difference between servers.
+            # The parties make no difference between servers: all are tested with the first.
             for agent in self.proxies[: 1 if number else None]:
                 name = f"a DNS query, answered by uid {agent.uid}, gid {agent.gid}"
                 yield self.probe(app, server, name, agent, **query)
                 yield self.probe(agent, server, "the agent's own DNS query", app, **query)
-        client = NOBODY[self.family.value][1]
+        client = UNASSIGNED[self.family.value][1]
         used = ("lo", self.interfaces.get(client, ""))
         excluded = any(is_named(u, name) for u in used for name in config.excluded_interfaces)
         if self.marks_inbound and self.pod_network.policy_route and used[1] and not excluded:
-            name = "an application's answer to the client as whom the proxy calls it"
+            name = "an application's reply to the client whose address the proxy uses"
             yield self.probe(app, self.pod, name, source=client, mark=config.tproxy_mark)
         if config.mode is Mode.TPROXY:
             for port in _some_ports(config.inbound_ports):
                 yield self.probe(
-                    app, outside, f"the answer that comes to port {port}", source_port=port
+                    app, outside, f"the reply that arrives at port {port}", source_port=port
                 )
 
     def further(self) -> Iterator[Probe]:
-        """Whatever else may tell whether some rule is there; named after the rule that decides."""
+        """Further probes that may show whether a rule exists, named after the rule that decides."""
         config, app = self.config, self.application
         yield from self.far
         yield from (self.probe(app, to, destination_port=53) for to in self.dns_servers())
@@ -260,14 +262,14 @@ class _Maker:
             yield from self._arriving()
 
     def _owners(self) -> Iterator[Owner]:
-        """Everybody whom some rule may tell from others."""
+        """The owners that rules may distinguish."""
         config, groups = self.config, _listed(self.config.owner_groups)
         yield from (self.application, *self.proxies)
         gids = (*_some(config.owner_groups_excluded), *_some(groups), _other_than(groups, 1000))
         yield from (Owner(self.application.uid, gid) for gid in gids)
 
     def dns_servers(self) -> Sequence[Address]:
-        """Those to which queries are captured."""
+        """The servers to which DNS queries are captured."""
         if not self.config.captures_dns:
             return ()
         if self.config.capture_all_dns:
@@ -276,7 +278,7 @@ class _Maker:
         return [server.network_address for server in _some(servers)]
 
     def _arriving(self) -> Iterator[Probe]:
-        """What comes in from outside. It is made on lo, where TPROXY takes only what is marked."""
+        """Inbound probes. They are sent on lo, where TPROXY captures only packets with the mark."""
         listed = _listed(self.config.inbound_ports)
         excluded = self.config.inbound_excluded_ports
         free = _other_than({*listed, *excluded}, 61001)
@@ -291,7 +293,7 @@ class _Maker:
             yield self.probe(
                 *(self.application, self.pod),
                 direction=Direction.IN,
-                source=STRANGER[self.family.value],
+                source=CLIENT[self.family.value],
                 destination_port=port,
                 mark=TPROXY_OUTBOUND_MARK if self.marks_inbound else 0,
                 state=state,
@@ -300,7 +302,7 @@ class _Maker:
     def probe(
         self, owner: Owner, to: Address, name: str = "", beside: Owner | None = None, **fields: Any
     ) -> Probe:
-        """A probe, to the probe port if `fields` of the packet say nothing else."""
+        """A probe, to the probe port unless `fields` of the packet say otherwise."""
         local, own = self.pod_network.is_local(to), self.address
         packet = Packet(
             direction=Direction.OUT,
@@ -321,20 +323,20 @@ class _Maker:
 
 
 def _listed(items: tuple[T, ...] | Everything) -> tuple[T, ...]:
-    """The items of a list, of which `*` names none."""
+    """The items of a list; none for `*`."""
     return () if items is EVERYTHING else items
 
 
 def _some(items: Sequence[T], most: int = 16) -> Sequence[T]:
-    """The beginning of a long list: what is probed of it."""
+    """The first items of a list: only these are probed."""
     return items[:most]
 
 
 def _some_ports(ports: Ports | Everything) -> Sequence[int]:
-    """The same of ports, without 0, to which nothing can be sent."""
+    """The first ports of a list, without 0, to which nothing can be sent."""
     return [port for port in _some(_listed(ports)) if port]
 
 
 def _other_than(taken: Collection[int], first: int) -> int:
-    """A number that is not taken: the first, if that is free."""
+    """A number that is not taken: `first` if that is free."""
     return next(number for number in chain([first], count(1000)) if number not in taken)

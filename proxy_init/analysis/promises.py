@@ -1,9 +1,8 @@
-"""What the flags promise of a connection, told from what they mean.
+"""What the flags promise for a connection, derived from the meaning of the flags.
 
-It shares nothing with the modules that build the rules, so that rules can be judged by it: `prove`
-does so for all packets, the demo for real connections. It learns of a packet only by asking whether
-a match holds, as rules do. Where the prescribed rules are known to break a promise,
-`known_weakness` says so.
+It shares no code with the modules that build the rules, so it can judge them: `prove` does so for
+all packets, the demo for real connections. It inspects a packet only by testing matches, as rules
+do. If the prescribed rules are known to break a promise, `known_weakness` gives the reason.
 """
 
 from collections.abc import Callable, Iterable
@@ -38,12 +37,12 @@ from .packet_walk import Direction, Outcome, Packet, Walk, asks_for
 SSH_PORT = 22
 
 Ask: TypeAlias = Callable[[Match], bool | None]
-"""Whether the packet, at its first hook, is what a match asks for."""
+"""Whether a match holds for the packet at its first hook."""
 
 
 @dataclass(frozen=True, slots=True)
 class Journey:
-    """Which way a packet goes; `local`: its destination is the pod's own."""
+    """The family and direction of a packet; `local` if its destination is the pod itself."""
 
     family: Family
     direction: Direction
@@ -51,63 +50,63 @@ class Journey:
 
     @property
     def first_hook(self) -> str:
-        """Where it meets the rules first."""
+        """The hook at which the packet reaches the rules first."""
         return "OUTPUT" if self.direction is Direction.OUT else "PREROUTING"
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """Where a connection may end: ports of the proxy that may capture it; None is none of them."""
+    """The ports of the proxy that may capture a connection; None means that none captures it."""
 
     sentence: str
     ends: frozenset[int | None]
 
     def is_kept(self, walk: Walk) -> bool:
-        """Whether a packet that went this way ended where it was promised to."""
+        """Whether the result of a walk is one that the promise allows."""
         return walk.outcome is not Outcome.DROPPED and walk.port in self.ends
 
 
-_LEFT_ALONE = Promise("nothing excluded is captured", frozenset({None}))
+_NOT_CAPTURED = Promise("traffic that the flags do not select is not captured", frozenset({None}))
 
 
 def promised(config: Config, journey: Journey, ask: Ask) -> Promise | None:
-    """The promise about the first packet of a connection; None where the flags make none.
+    """The promise for the first packet of a connection; None if the flags make none.
 
-    They make none about packets that someone else has marked, nor about IPv6 from outside, which
-    the rule set 1.0 refuses.
+    They make none for packets that another program has marked, nor for inbound IPv6, which the rule
+    set 1.0 rejects.
     """
     out = journey.direction is Direction.OUT
     old = config.ruleset == OLD_RULES
     if config.mode is Mode.NONE:
-        return _LEFT_ALONE
+        return _NOT_CAPTURED
     if journey.family is Family.V6 and (old or not config.ipv6):
-        return None if old and not out else _LEFT_ALONE
-    if out and _is_the_proxys(config, ask):
-        # It may call its own pod as others do: by way of its inbound port.
+        return None if old and not out else _NOT_CAPTURED
+    if out and _is_from_the_proxy(config, ask):
+        # The proxy may connect to its own pod like any client: through its inbound port.
         inbound = journey.local and not old and ask(Protocol("tcp"))
         inbound = inbound and not ask(config.loopback(journey.family))
         ends = {None, config.inbound_port} if inbound else {None}
-        return Promise("nothing that the proxy sends is captured back to it", frozenset(ends))
+        return Promise("traffic from the proxy is not redirected back to it", frozenset(ends))
     if ask(Mark(0, negated=True)):
         return None
     port = _outbound(config, journey, ask) if out else _inbound(config, journey, ask)
     if port is None:
-        return _LEFT_ALONE
-    return Promise("every connection that the flags say is captured, is", frozenset({port}))
+        return _NOT_CAPTURED
+    return Promise("every connection that the flags select is captured", frozenset({port}))
 
 
 def known_weakness(config: Config, journey: Journey, packet: Packet) -> str | None:
-    """Why the prescribed rules break a promise about this packet, if they are known to."""
+    """Why the prescribed rules break a promise for this packet, if they are known to."""
     out = journey.direction is Direction.OUT
     old = config.ruleset == OLD_RULES
     if old and out and packet.mark == config.tproxy_mark and config.mode is Mode.TPROXY:
-        return "with the 1.0 rules what the proxy sends with the TPROXY mark comes back to it"
+        return "the 1.0 rules redirect packets that the proxy sends with the TPROXY mark back to it"
     if old and out and journey.local:
         if journey.family is Family.V6:
-            return "the 1.0 rules refuse every new IPv6 connection, the pod's own to itself too"
+            return "the 1.0 rules reject every new IPv6 connection, even from the pod to itself"
         return (
-            "the 1.0 rules capture all that the pod sends itself but by 127.0.0.1, whoever sends "
-            "it and whatever is excluded"
+            "the 1.0 rules capture all traffic from the pod to itself, except to 127.0.0.1, "
+            "whatever its sender and the exclusions"
         )
 
     if out and journey.local and config.captures_dns and packet.destination_port == 53:
@@ -118,19 +117,19 @@ def known_weakness(config: Config, journey: Journey, packet: Packet) -> str | No
 
     if not out and _on(ask, InInterface, config.virtual_interfaces):
         if config.mode is Mode.TPROXY:
-            return "in mode TPROXY what a -k interface brings is taken for inbound first"
-        return "of what a -k interface brings, only -i decides: -x, -o, -q and -c do not count"
+            return "in mode TPROXY, traffic from a -k interface is treated as inbound first"
+        return "for traffic from a -k interface only -i decides; -x, -o, -q and -c are ignored"
     return None
 
 
-def _is_the_proxys(config: Config, ask: Ask) -> bool:
+def _is_from_the_proxy(config: Config, ask: Ask) -> bool:
     return any(ask(OwnerUid(uid)) for uid in config.proxy_uids) or any(
         ask(OwnerGid(gid)) for gid in config.proxy_gids
     )
 
 
 def _outbound(config: Config, journey: Journey, ask: Ask) -> int | None:
-    """The port of the proxy that gets what the application sends."""
+    """The port of the proxy to which a packet from the application goes."""
     if _on(ask, OutInterface, config.excluded_interfaces) or _is_exempt(config, ask):
         return None
     if _to_any(ask, config.outbound_excluded_ports):
@@ -160,11 +159,11 @@ def _by_address(config: Config, journey: Journey, ask: Ask) -> int | None:
 
 
 def _inbound(config: Config, journey: Journey, ask: Ask) -> int | None:
-    """The port of the proxy that gets what comes from outside."""
+    """The port of the proxy to which a packet from outside goes."""
     if not ask(Protocol("tcp")) or _on(ask, InInterface, config.excluded_interfaces):
         return None
     if _on(ask, InInterface, config.virtual_interfaces):
-        # A virtual machine lives behind it: what it sends is the pod's own outbound traffic.
+        # It leads to a virtual machine, whose traffic counts as outbound traffic of the pod.
         excluded = _to_any(ask, config.outbound_excluded_ports)
         return None if excluded else _by_address(config, journey, ask)
     old = config.ruleset == OLD_RULES

@@ -1,4 +1,4 @@
-"""That rules keep their promises: shown for all packets, not for samples."""
+"""Proves that rules keep their promises, for all packets instead of samples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from .promises import Promise, promised
 
 @dataclass(frozen=True)
 class Counterexample:
-    """A packet that shows a promise to be broken."""
+    """A packet for which a promise is broken."""
 
     promise: Promise
     sample: Sample
@@ -22,10 +22,10 @@ class Counterexample:
 
 @dataclass(frozen=True)
 class Unreached:
-    """A rule that no packet matches where it stands.
+    """A rule that no packet ever matches in its place.
 
-    `taken` is one that it asks for and that comes to its chain, if there is one, and `by` the rule
-    there that matches it before.
+    `taken` is a packet that reaches its chain and would match it, if there is one; `by` is the rule
+    of the chain that matches this packet before.
     """
 
     family: Family
@@ -39,7 +39,7 @@ class Unreached:
 
 @dataclass(frozen=True)
 class Proof:
-    """What trying one packet of every class has shown."""
+    """The result of trying one packet of every class."""
 
     classes: int
     counterexamples: tuple[Counterexample, ...]
@@ -56,15 +56,15 @@ class Difference:
 
 
 def prove(config: Config, pod_networks: Mapping[Family, PodNetwork]) -> Proof:
-    """Hold each family's rules against what the flags promise.
+    """Check the rules of each family against the promises of the flags.
 
-    Only rules that have a reason must be reached by some packet: others are foreign.
+    Rules that no packet matches are reported only if they have a reason: others are foreign.
     """
     classes = 0
     broken: list[Counterexample] = []
     unreached: list[Unreached] = []
     for family, pod_network in pod_networks.items():
-        idle = {place: rule for place, rule in pod_network.rules() if rule.why}
+        unmatched = {place: rule for place, rule in pod_network.rules() if rule.why}
         for search in searches([config], [pod_network], family):
             for sample in search:
                 classes += 1
@@ -73,7 +73,7 @@ def prove(config: Config, pod_networks: Mapping[Family, PodNetwork]) -> Proof:
                     search.follow(found)
                     for visit in found.path:
                         if visit.matched:
-                            idle.pop((visit.table, visit.chain, visit.number), None)
+                            unmatched.pop((visit.table, visit.chain, visit.number), None)
                 if sample.packet.state != "NEW":
                     continue
                 promise = promised(config, sample.journey, search.ask)
@@ -82,7 +82,7 @@ def prove(config: Config, pod_networks: Mapping[Family, PodNetwork]) -> Proof:
                     for found in walks
                     if promise and not promise.is_kept(found)
                 ]
-        for (table, name, number), rule in idle.items():
+        for (table, name, number), rule in unmatched.items():
             place = Unreached(family, table, name, number, rule)
             unreached.append(_with_what_takes_its_packets(config, pod_network, place))
     return Proof(classes, tuple(broken), tuple(unreached))
@@ -93,9 +93,9 @@ def compare(
     ours: Mapping[Family, PodNetwork],
     theirs: Mapping[Family, PodNetwork],
 ) -> tuple[int, tuple[Difference, ...]]:
-    """How many classes of packets two sets of rules make, and those treated differently.
+    """The number of classes of packets, and the packets that two sets of rules treat differently.
 
-    Both sides have the same families.
+    Both sets have the same families.
     """
     classes = 0
     differences: list[Difference] = []

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..analysis.packet_classes import POD, STRANGER, Sample
+from ..analysis.packet_classes import CLIENT, POD, Sample
 from ..analysis.packet_walk import PodNetwork, Walk, sentence
 from ..analysis.promises import known_weakness
 from ..analysis.prove import Counterexample, Difference, Proof, compare, prove
@@ -100,7 +100,7 @@ class _Again:
         """The call that shows the way of this packet."""
         packet, pod = sample.packet, sample.packet.destination
         if not sample.journey.local:
-            pod = next(a[packet.family] for a in (POD, STRANGER) if a[packet.family] != pod)
+            pod = next(a[packet.family] for a in (POD, CLIENT) if a[packet.family] != pod)
         return explain_call(self.flags, packet, "--pod-address", str(pod))
 
 

@@ -93,7 +93,7 @@ def test_a_packet_meets_the_tables_of_both_kinds() -> None:
         rule("-t mangle -A OUTPUT -p tcp --dport 80 -j DROP")
         assert explained(pod.namespace, *to)["verdict"] == "dropped"
         proved = run_in(pod.namespace, "prove", *FLAGS, "--live")
-        assert proved.status == 3 and "goes nowhere" in proved.stdout
+        assert proved.status == 3 and "does not arrive" in proved.stdout
         assert connect(pod.namespace, "198.51.100.7", 80, timeout=0.5).who == TIMEOUT
 
 

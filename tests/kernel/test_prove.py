@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 
 from pods import ENVIRONMENT, Pod, connect, listener, make_pod
-from proxy_init.analysis.packet_classes import FAR, POD
+from proxy_init.analysis.packet_classes import POD, SERVER
 from proxy_init.analysis.packet_walk import Direction, PodNetwork, walk
 from proxy_init.analysis.prove import Counterexample, prove
 from proxy_init.config.config import settle
@@ -42,7 +42,7 @@ def can_be_sent(example: Counterexample) -> bool:
     """Whether the test's pod can send such a packet: nobody else's address, no mark."""
     packet, family = example.sample.packet, example.sample.packet.family
     out = packet.direction is Direction.OUT
-    to = {POD[family]} if example.sample.journey.local else {FAR[family]} if out else set()
+    to = {POD[family]} if example.sample.journey.local else {SERVER[family]} if out else set()
     return (
         packet.destination in to
         and packet.interface in ("lo", "eth0")

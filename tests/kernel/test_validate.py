@@ -456,7 +456,7 @@ def test_the_ports_of_a_proxy_that_runs_are_left_to_it(mode: str, pod: Pod) -> N
         result = run_in(pod.namespace, "validate", *flags)
         assert result.status == 0, result.stderr
         told_apart = {each["name"] for each in probes(result, "passed")}
-        assert {"the proxy to its own pod", "the proxy to the outside"} <= told_apart
+        assert {"the proxy to its own pod", "the proxy to an outside address"} <= told_apart
         assert all("somebody" in each["seen"] for each in probes(result, "not made"))
         for lost in ("ISTIO_REDIRECT", "ISTIO_OUTPUT"):
             iptables(pod, Family.V4, "-t", "nat", "-F", lost)
@@ -481,7 +481,7 @@ def test_a_probe_that_fails_says_what_was_expected_and_how_to_see_why(pod: Pod) 
     iptables(pod, Family.V6, "-t", "nat", "-D", "ISTIO_OUTPUT", "-j", "ISTIO_REDIRECT")
     result = run_in(pod.namespace, "validate", *USUAL, "--ipv6", *SOON)
     assert result.status == 126
-    assert "(expected: captured, by port 15001)" in " ".join(result.stdout.split())
+    assert "(expected: captured on port 15001)" in " ".join(result.stdout.split())
     (line,) = told(result)
     assert line.startswith("validation failed: 1 of ")
     assert "over IPv6: an application to a captured address" in line

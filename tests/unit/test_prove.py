@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from proxy_init.analysis.packet_classes import FAR, POD, STRANGER, Sample
+from proxy_init.analysis.packet_classes import CLIENT, POD, SERVER, Sample
 from proxy_init.analysis.packet_walk import Direction, Packet, PodNetwork, asks_for, walk
 from proxy_init.analysis.promises import Journey, known_weakness, promised
 from proxy_init.analysis.prove import compare, prove
@@ -90,12 +90,18 @@ def test_every_promise_holds_but_for_known_weaknesses(flags: Flags) -> None:
 @pytest.mark.parametrize(
     ("flags", "weakness"),
     [
-        (("--ruleset", "1.0", "-i", "*"), "the 1.0 rules capture all that the pod sends itself"),
-        (("--ruleset", "1.0", "-i", "*"), "the 1.0 rules refuse every new IPv6 connection"),
-        (("--ruleset", "1.0", "-b", "*", "-m", "TPROXY"), "sends with the TPROXY mark comes back"),
+        (
+            ("--ruleset", "1.0", "-i", "*"),
+            "the 1.0 rules capture all traffic from the pod to itself",
+        ),
+        (("--ruleset", "1.0", "-i", "*"), "the 1.0 rules reject every new IPv6 connection"),
+        (("--ruleset", "1.0", "-b", "*", "-m", "TPROXY"), "sends with the TPROXY mark back to it"),
         (("--redirect-dns", "-i", "*"), "TCP to port 53 of the pod itself"),
-        (("-k", "tap0", "-i", "*", "-x", "10.0.0.0/8"), "of what a -k interface brings, only -i"),
-        (("-k", "tap0", "-b", "*", "-m", "TPROXY"), "what a -k interface brings is taken for inb"),
+        (("-k", "tap0", "-i", "*", "-x", "10.0.0.0/8"), "for traffic from a -k interface only -i"),
+        (
+            ("-k", "tap0", "-b", "*", "-m", "TPROXY"),
+            "traffic from a -k interface is treated as inb",
+        ),
     ],
 )
 def test_the_weaknesses_that_are_known_are_there(flags: tuple[str, ...], weakness: str) -> None:
@@ -120,7 +126,7 @@ def packets(draw: st.DrawFn, config: Config, family: Family) -> tuple[Journey, P
     listed = [config.outbound_networks, config.outbound_excluded_networks, config.dns_servers]
     networks = [n for each in listed if isinstance(each, tuple) for n in each]
     ends = [end for n in networks if n.version == family.value for end in (n[0], n[-1])]
-    usual: list[Address] = [FAR[family], POD[family], STRANGER[family]]
+    usual: list[Address] = [SERVER[family], POD[family], CLIENT[family]]
     to = draw(st.sampled_from([*usual, *ends]))
     local, direction = draw(st.booleans()), draw(st.sampled_from(Direction))
     listed_ports = [config.inbound_ports, config.outbound_ports, config.outbound_excluded_ports]
@@ -132,7 +138,7 @@ def packets(draw: st.DrawFn, config: Config, family: Family) -> tuple[Journey, P
     packet = Packet(
         direction,
         draw(st.sampled_from(["tcp", "udp"])),
-        STRANGER[family] if direction is Direction.IN else POD[family],
+        CLIENT[family] if direction is Direction.IN else POD[family],
         draw(st.sampled_from([53, 15053, 40000])),
         to,
         max(1, numbers(53, 80, config.tunnel_port, *config.inbound_excluded_ports, *ports)),

@@ -7,7 +7,7 @@ import pytest
 
 from proxy_init.analysis.packet_walk import Direction, Outcome, PodNetwork, walk
 from proxy_init.analysis.probe_plan import (
-    NOBODY,
+    UNASSIGNED,
     Judged,
     Owner,
     Probe,
@@ -123,7 +123,7 @@ def test_of_owner_groups_one_that_is_captured_is_the_application_s() -> None:
 @both_families
 def test_outside_the_pod_nobody_is_sent_anything_where_nobody_can_be(family: Family) -> None:
     (_, captured, *_) = planned(family, *USUAL)
-    assert captured.packet.destination in NOBODY[family.value]
+    assert captured.packet.destination in UNASSIGNED[family.value]
     listed = planned(family, *USUAL[:-3], "-b", "*", "--ipv6", "-i", "10.1.2.0/24,fd00:1::/64")
     to = named(listed, "an application to a captured address").packet.destination
     assert str(to) in ("10.1.2.1", "fd00:1::1")
@@ -184,7 +184,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> dict[int, Result]:
         passed = Result.PASSED
         return [Judged(each, results.get(n, passed), "seen") for n, each in enumerate(planned)]
 
-    around = Surroundings(ROOT, (POD[Family.V4],), {NOBODY[4][0]: "eth0"})
+    around = Surroundings(ROOT, (POD[Family.V4],), {UNASSIGNED[4][0]: "eth0"})
     monkeypatch.setattr(kernel, "make", make)
     monkeypatch.setattr(kernel, "surroundings", lambda destinations: around)
     return results
@@ -208,7 +208,7 @@ def test_one_failed(call: Call, capsys: Captured, shown: dict[int, Result]) -> N
     *lines, summary, why = output.splitlines()
     assert " 1 failed, " in summary
     words = " ".join(" ".join(lines).split())
-    assert "port 15002: seen (expected: captured, by port 15001)" in words
+    assert "port 15002: seen (expected: captured on port 15001)" in words
     assert why == (
         "Why: proxy-init explain -p 15001 -z 15006 -i '*' -b '*' --no-ipv6=true --live"
         " --to 198.51.100.1:15002 --from 192.0.2.2:40000 --interface eth0 --uid 0 --gid 0"
@@ -223,7 +223,7 @@ def test_what_was_not_made_is_listed_by_reason(
     shown.update({0: Result.NOT_MADE, 2: Result.NOT_MADE})
     assert call("validate", *USUAL[:-1], "--no-ipv6") == 0
     output = capsys.readouterr().out
-    assert "not made  seen: the proxy to its own pod; the proxy to the outside" in output
+    assert "not made  seen: the proxy to its own pod; the proxy to an outside address" in output
     assert output.endswith(" 2 not made.\n")
 
 

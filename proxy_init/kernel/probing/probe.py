@@ -18,7 +18,7 @@ from ...analysis.packet_walk import Direction, Outcome, Packet
 from ...analysis.probe_plan import (
     ANY_PORT,
     LOOPBACK,
-    NOBODY,
+    UNASSIGNED,
     Judged,
     Owner,
     Probe,
@@ -74,7 +74,7 @@ def _interfaces(destinations: Iterable[Address]) -> Iterator[tuple[Address, str]
             family = socket.AF_INET if to.version == 4 else socket.AF_INET6
             with suppress(OSError):
                 route = netlink.route_to(family, to)
-                if to in NOBODY[to.version] or route.get("gateway") or route.get("via"):
+                if to in UNASSIGNED[to.version] or route.get("gateway") or route.get("via"):
                     yield to, socket.if_indextoname(route.get("oif"))
 
 
@@ -224,7 +224,7 @@ class _Stage:
         if packet.mark:
             with taking("NET_ADMIN"):
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("I", packet.mark))
-        if packet.source in NOBODY[packet.family.value]:
+        if packet.source in UNASSIGNED[packet.family.value]:
             sockets.make_transparent(client)
         error = 0
         try:
@@ -238,7 +238,7 @@ class _Stage:
             # Nobody may connect to a broadcast address.
             if packet.interface != "lo" or refusal.errno == errno.EACCES:
                 raise
-            wrong = f"gets nowhere: {refusal.strerror}"
+            wrong = f"does not arrive: {refusal.strerror}"
             return lambda: Seen(None, words=wrong)
         own = sockets.end(client.getsockname())
 
