@@ -1,4 +1,4 @@
-"""The init container's job, and its dry run."""
+"""The call without a command: apply the rules, as init containers do, or print them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Apply, clean, or with --dry-run print; gives the exit status. Raises ProxyInitError."""
+    """Apply, clean, or print with --dry-run; returns the exit status. Raises ProxyInitError."""
     started = time.monotonic()
     rulesets: list[Ruleset] = []
     choice: Choice | None = None
@@ -28,7 +28,7 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
         with session(words, environ) as config:
             rulesets = wanted_rulesets(config)
             if not config.cleanup_only:
-                _say(config, rulesets)
+                _log_decisions(config, rulesets)
             if config.dry_run:
                 print_text(dry_run_text(config, rulesets))
                 return 0
@@ -51,12 +51,12 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     except Exception:
         _sum_up(result, choice, rulesets, started)
         raise
-    if not (config.cleanup_only and result == "unchanged"):  # clean is silent where nothing is
+    if not (config.cleanup_only and result == "unchanged"):  # clean is silent if it finds nothing
         _sum_up(result, choice, rulesets, started)
     return 0
 
 
-def _say(config: Config, rulesets: Sequence[Ruleset]) -> None:
+def _log_decisions(config: Config, rulesets: Sequence[Ruleset]) -> None:
     for line in config.warnings:
         logger.warning(line)
     for line in (*config.notes, *decisions.decisions(config)):
@@ -85,7 +85,7 @@ def _sum_up(
 
 
 def dry_run_text(config: Config, rulesets: Sequence[Ruleset]) -> str:
-    """The text of the families that are to be printed."""
+    """The text of the families that a dry run prints."""
     return "".join(
         f"# {ruleset.family.title}\n{ruleset_text(ruleset)}{routing_text(ruleset)}"
         for ruleset in rulesets
@@ -104,21 +104,22 @@ def _is_to_write(config: Config) -> bool:
 
 
 def _carry_out(config: Config, rulesets: Sequence[Ruleset], choice: Choice) -> str:
-    """Bring the kernel to what is wanted; gives the summary's word for what happened."""
+    """Apply the rulesets to the kernel; returns the result for the summary."""
     from ..kernel.apply import ApplyOptions, Finding, apply
 
     def decide(findings: Sequence[Finding]) -> None:
-        """Say what was found. Raises ApplyFailed where --no-reconcile forbids to change it."""
+        """Log what was found. Raises ApplyFailed if --no-reconcile forbids to change it."""
         if not any(finding.differs for finding in findings):
             if not config.cleanup_only:
-                logger.info("all of this is in the kernel already")
+                logger.info("the kernel already holds all of these rules")
         elif any(finding.holds_ours for finding in findings):
             changes = [line for finding in findings for line in finding.difference]
             if not config.reconcile and not config.cleanup_only:
                 listed = "\n".join(changes)
                 raise ApplyFailed(
-                    "rules of ours are there and differ, and --no-reconcile forbids to replace "
-                    f"them; apply without it, or with the flags that they were made with\n{listed}"
+                    "the kernel already holds rules of proxy-init that differ, and --no-reconcile "
+                    "forbids replacing them; apply without --no-reconcile, or with the flags that "
+                    f"made these rules\n{listed}"
                 )
             logger.info("removing rules" if config.cleanup_only else "replacing old rules")
             for line in changes:
@@ -126,7 +127,7 @@ def _carry_out(config: Config, rulesets: Sequence[Ruleset], choice: Choice) -> s
 
     log = logger.debug if config.cleanup_only else logger.info  # clean is silent
     log("backend %s: %s", choice.backend.value, choice.why)
-    choice.load()  # before the children, which share it
+    choice.load()  # before forking the workers, which share it
     options = ApplyOptions(
         config.policy_route, force=config.force_apply, thorough=config.cleanup_only
     )

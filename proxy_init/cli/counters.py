@@ -1,4 +1,4 @@
-"""`counters`: what each rule in the kernel has counted, beside its reason."""
+"""`counters`: the packet and byte counts of each rule in the kernel, with its reason."""
 
 import json
 import time
@@ -37,11 +37,11 @@ OPTIONS = (
 
 
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Print the rules with their counts, or with --watch, until Ctrl-C, what changes."""
+    """Print the rules with their counts; with --watch, print what changes until Ctrl-C."""
     with session(words, environ, OPTIONS) as config:
         rulesets = wanted_rulesets(config)
         choice = choose(config.backend, rulesets, write=False)
-        choice.load()  # before the children, which share it
+        choice.load()  # before forking the workers, which share it
         as_json = config.output == "json"
         with readings(choice.tasks(rulesets)) as kernel:
             lines = kernel.now()
@@ -49,7 +49,7 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
                 print_text(_json(lines, indent=2) if as_json else _text(lines))
                 return 0
             seconds = values.interval(config.own["watch"].text.strip())
-            logger.info("watching %d rules every %g s; Ctrl-C ends it", len(lines), seconds)
+            logger.info("watching %d rules every %g s; press Ctrl-C to stop", len(lines), seconds)
             try:
                 while True:
                     time.sleep(seconds)
@@ -109,7 +109,7 @@ def _table(heading: str, lines: Iterable[Counted]) -> "Table":
     for line in lines:
         number = str(line.number or "")
         count = line.more or line.count
-        table.add_row(number, *_counts(line, count), _said(line))
+        table.add_row(number, *_counts(line, count), _description(line))
     return table
 
 
@@ -128,7 +128,7 @@ def _counts(line: Counted, count: Count | None) -> Iterator["Text"]:
         yield Text("")
 
 
-def _said(line: Counted) -> "Text":
+def _description(line: Counted) -> "Text":
     from rich.text import Text
 
     words = Text(f"{matches_in_words(line.rule)}: {target_in_words(line.rule.target)}")

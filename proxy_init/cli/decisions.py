@@ -1,4 +1,4 @@
-"""What the log says of a run, in words."""
+"""The log lines that describe a run."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -7,48 +7,58 @@ from ..config.config import DNS_PORT, EVERYTHING, OLD_RULES, Config, Mode
 from ..rules.iptables_save import rule_text
 from ..rules.model import Ruleset
 
-MOST_RULES_LOGGED = 200
+MAX_RULES_LOGGED = 200
 
 
 def decisions(config: Config) -> Iterator[str]:
-    """What was decided, and where it was not asked for, why."""
+    """What was decided, and the reason where no flag decides."""
     yield f"mode {config.mode.value}, rule set {config.ruleset}"
     if config.mode is Mode.NONE:
         return
     yield (
         f"the proxy is uid {_listed(config.proxy_uids)}, gid {_listed(config.proxy_gids)}: "
-        "what it sends is not captured"
+        "its own traffic is not captured"
     )
-    yield f"outbound TCP to {_outbound(config)} goes to port {config.outbound_port}"
-    yield f"inbound TCP to {_inbound(config)} goes to port {_inbound_port(config)}"
+    yield _outbound(config)
+    yield _inbound(config)
     if config.captures_dns:
         servers = "any server" if config.capture_all_dns else _listed(config.dns_servers)
         yield f"DNS to {servers} goes to port {DNS_PORT}"
-    yield f"IPv4 yes; IPv6 {'yes' if config.ipv6 else 'no'}: {config.ipv6_reason}"
+    ipv6 = "captured" if config.ipv6 else "not captured"
+    yield f"IPv4 is captured; IPv6 is {ipv6}: {config.ipv6_reason}"
 
 
 def _outbound(config: Config) -> str:
+    captured = []
     if config.outbound_networks is EVERYTHING:
-        captured = "every address"
-    else:
-        captured = _listed(config.outbound_networks) or "no address"
+        captured.append("to every address")
+    elif config.outbound_networks:
+        captured.append(f"to {_listed(config.outbound_networks)}")
     if config.outbound_ports:
-        captured += f", and to port {_listed(config.outbound_ports)} of any"
+        captured.append(f"to port {_listed(config.outbound_ports)} of every address")
+    if not captured:
+        return "outbound TCP is not captured"
     excluded = (*config.outbound_excluded_networks, *_ports(config.outbound_excluded_ports))
-    return captured + (f" (but not {_listed(excluded)})" if excluded else "")
+    but = f" (except {_listed(excluded)})" if excluded else ""
+    return f"outbound TCP {' and '.join(captured)}{but} goes to port {config.outbound_port}"
 
 
 def _inbound(config: Config) -> str:
+    if not config.inbound_ports:
+        return "inbound TCP is not captured"
     if config.inbound_ports is not EVERYTHING:
-        return f"port {_listed(config.inbound_ports)}" if config.inbound_ports else "no port"
-    excluded = f" (but not {_listed(config.inbound_excluded_ports)})"
-    return "every port" + (excluded if config.inbound_excluded_ports else "")
+        captured = f"port {_listed(config.inbound_ports)}"
+    elif config.inbound_excluded_ports:
+        captured = f"every port (except {_listed(config.inbound_excluded_ports)})"
+    else:
+        captured = "every port"
+    return f"inbound TCP to {captured} goes to port {_inbound_port(config)}"
 
 
 def _inbound_port(config: Config) -> str:
     if config.mode is not Mode.TPROXY:
         return str(config.inbound_port)
-    # The image of 1.0.0 had one port for both directions there.
+    # In mode TPROXY, the image of 1.0.0 used one port for both directions.
     port = config.outbound_port if config.ruleset == OLD_RULES else config.inbound_port
     mark, table = config.tproxy_mark, config.tproxy_route_table
     return f"{port}, transparently (mark {mark:#x}, routing table {table})"
@@ -72,7 +82,7 @@ def rules(ruleset: Ruleset) -> Iterator[str]:
         for chain in table.chains
         for rule in chain.rules
     )
-    yield from islice(lines, MOST_RULES_LOGGED)
-    more = len(ruleset.rules) - MOST_RULES_LOGGED
+    yield from islice(lines, MAX_RULES_LOGGED)
+    more = len(ruleset.rules) - MAX_RULES_LOGGED
     if more > 0:
         yield f"{ruleset.family.title}: and {more} more rules"

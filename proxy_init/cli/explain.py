@@ -1,4 +1,4 @@
-"""`explain`: where one packet goes, and why."""
+"""`explain`: where a packet goes, and why."""
 
 import json
 import re
@@ -34,7 +34,7 @@ from .terminal import WIDTH
 INDENT = " " * 6
 SOME_PORT = 40000
 POD = {4: "192.0.2.2", 6: "2001:db8::2"}
-STRANGER = {4: "192.0.2.1", 6: "2001:db8::1"}
+CLIENT = {4: "192.0.2.1", 6: "2001:db8::1"}
 
 
 def endpoint(item: str) -> tuple[Address, int]:
@@ -95,7 +95,7 @@ _CHECKS = {flag.name: flag.check for flag in OPTIONS}
 
 
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Print where the packet goes, and its way through the rules."""
+    """Print where the packet goes, and the rules on its way."""
     with session(words, environ, OPTIONS) as config:
         packet, own = _packet(config)
         rulesets = wanted_rulesets(config)
@@ -110,7 +110,7 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def flags_of(words: Sequence[str], own: Sequence[Flag] = ()) -> list[str]:
-    """A call's flags, without a command's own and those that say how to print."""
+    """The flags of a call, without the command's own options and the output format."""
     left_out = {*(flag.name for flag in own), "output"}
     found = []
     for name, given in split(words, own).given.items():
@@ -124,7 +124,7 @@ def flags_of(words: Sequence[str], own: Sequence[Flag] = ()) -> list[str]:
 
 
 def explain_call(flags: Sequence[str], packet: Packet, *more: str) -> str:
-    """The call that shows the way of a packet; `more` words end it."""
+    """The call of `explain` for a packet; `more` words are appended."""
     options = {
         "--to": endpoint_text(packet.destination, packet.destination_port),
         "--from": endpoint_text(packet.source, packet.source_port),
@@ -156,8 +156,8 @@ def _given(config: Config, name: str, default: Any) -> Any:
 def _packet(config: Config) -> tuple[Packet, frozenset[Address]]:
     """The packet that the options describe, and the pod's own addresses."""
     if "to" not in config.own:
-        hint = "--to 198.51.100.7:80"
-        raise BadCall([Mistake("--to", None, "expected: where does the packet go?", hint)])
+        hint = "such as --to 198.51.100.7:80"
+        raise BadCall([Mistake("--to", None, "expected the destination of the packet", hint)])
     destination, port = _given(config, "to", None)
     own: frozenset[Address] = _given(config, "pod_address", None) or frozenset(addresses())
     direction = Direction(_given(config, "direction", "out"))
@@ -165,7 +165,7 @@ def _packet(config: Config) -> tuple[Packet, frozenset[Address]]:
     usual = _usual_sender(direction, destination, own, local)
     sender, sender_port = _given(config, "sender", (usual, SOME_PORT))
     if sender.version != destination.version:
-        expected = f"expected an IPv{destination.version} address, as behind --to"
+        expected = f"expected an IPv{destination.version} address, like that of --to"
         raise BadCall([Mistake("--from", str(sender), expected)])
     return (
         Packet(
@@ -188,9 +188,10 @@ def _packet(config: Config) -> tuple[Packet, frozenset[Address]]:
 def _usual_sender(
     direction: Direction, destination: Address, own: frozenset[Address], local: bool
 ) -> Address:
-    """A stranger; or the pod, by the address that it calls, if that is its own, else its first."""
+    """The default source. Inbound: a client outside the pod. Outbound: the destination if that is
+    local, or else the first global address of the pod."""
     if direction is Direction.IN:
-        return ip_address(STRANGER[destination.version])
+        return ip_address(CLIENT[destination.version])
     if local:
         return destination
     mine = sorted(a for a in own if a.version == destination.version and is_global(a))

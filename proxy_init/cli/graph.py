@@ -1,4 +1,4 @@
-"""`graph`: the chains that these flags ask for, as a picture."""
+"""`graph`: draws the chains for the flags."""
 
 from collections.abc import Mapping, Sequence
 
@@ -28,7 +28,7 @@ OPTIONS = (
 
 
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Print the picture in the format that was asked for; needs no privilege."""
+    """Print the picture in the requested format; needs no privilege."""
     with session(words, environ, OPTIONS) as config:
         kind = _format(config.own["format"].text.strip()) if "format" in config.own else "tree"
         print_text(_drawn(drawings(wanted_rulesets(config)), kind))

@@ -1,4 +1,4 @@
-"""One call: which command it is, how its failure is told, and its exit status."""
+"""Runs one call: finds its command, reports its failure, returns its exit status."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from .. import __version__
 from ..config.command_line import split
 from ..errors import BadCall, ProxyInitError
 from . import apply
-from .termination_log import leave_last_words
+from .termination_log import write_termination_log
 
 _ABOUT_COMPLETION = (["--install-completion"], ["--show-completion"])
 _COMPLETION = "_PROXY_INIT_COMPLETE"
@@ -15,9 +15,9 @@ _COMPLETION = "_PROXY_INIT_COMPLETE"
 
 
 def main() -> int:
-    """Run one command line and give the exit status."""
+    """Run one command line and return the exit status."""
     words = sys.argv[1:]
-    if words[:1] == ["istio-iptables"]:  # how manifests of today's sidecar image begin
+    if words[:1] == ["istio-iptables"]:  # the first argument in manifests of today's sidecar image
         del words[0]
     try:
         return _run(words)
@@ -25,7 +25,7 @@ def main() -> int:
         if isinstance(error, BadCall):
             for line in str(error).splitlines():
                 print(f"proxy-init: {line}", file=sys.stderr)
-        leave_last_words(str(error), os.environ)
+        write_termination_log(str(error), os.environ)
         return error.exit_status
     except KeyboardInterrupt:
         return 130
@@ -33,11 +33,11 @@ def main() -> int:
         import traceback
 
         traceback.print_exc()
-        # Of one in a worker, the last line says what it was there.
+        # For an exception in a worker, the last line is the original one.
         what = "".join(traceback.format_exception_only(bug)).strip().splitlines()[-1]
         line = f"this is a bug in proxy-init, please report it: {what}"
         print(f"proxy-init: {line}", file=sys.stderr)
-        leave_last_words(line, os.environ)
+        write_termination_log(line, os.environ)
         return 1
 
 

@@ -1,4 +1,4 @@
-"""`prove`: do these rules keep their promises, for all packets?"""
+"""`prove`: do the rules keep the promises of the flags, for all packets?"""
 
 import json
 import shlex
@@ -45,29 +45,29 @@ _Found = TypeVar("_Found")
 
 
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Print what was shown, and give 0; or counterexamples, or differences, and give 3."""
+    """Print the result; returns 0, or 3 if there are counterexamples or differences."""
     with session(words, environ, OPTIONS) as config:
         live = "live" in config.own and values.switch(config.own["live"].text)
-        pod_networks = _scenes(config, live)
-        again = _Again((*flags_of(words, OPTIONS), *(["--live"] if live else [])))
+        pod_networks = _pod_networks(config, live)
+        explain = _ExplainCall((*flags_of(words, OPTIONS), *(["--live"] if live else [])))
         if "against" in config.own:
             other_words = _other_words(config.own["against"].text)
             other = _other_config(other_words, environ)
             classes, differences = compare(
-                [config, other], pod_networks, _scenes(other, live=False)
+                [config, other], pod_networks, _pod_networks(other, live=False)
             )
-            against = _Again(tuple(flags_of(other_words, OPTIONS)))
-            found = _differences(classes, differences, again, against)
+            explain_other = _ExplainCall(tuple(flags_of(other_words, OPTIONS)))
+            found = _differences(classes, differences, explain, explain_other)
             status = BROKEN if differences else 0
         else:
             proof = prove(config, pod_networks)
-            found = _proof(config, proof, again)
+            found = _proof(config, proof, explain)
             status = BROKEN if proof.counterexamples else 0
         print_text(json.dumps(found, indent=2) + "\n" if config.output == "json" else _text(found))
     return status
 
 
-def _scenes(config: Config, live: bool) -> Mapping[Family, PodNetwork]:
+def _pod_networks(config: Config, live: bool) -> Mapping[Family, PodNetwork]:
     rulesets = wanted_rulesets(config)
     backends = live_backends(config, rulesets) if live else ()
     return {ruleset.family: pod_network_of(ruleset, frozenset(), *backends) for ruleset in rulesets}
@@ -85,44 +85,44 @@ def _other_words(text: str) -> list[str]:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        expected = f"expected flags as in a shell: {error}"
+        expected = f"expected flags, quoted as in a shell: {error}"
         raise BadCall([Mistake("--against", text, expected)]) from error
     return words[1:] if words[:1] == ["istio-iptables"] else words
 
 
 @dataclass(frozen=True)
-class _Again:
-    """The call of `explain` with the same flags."""
+class _ExplainCall:
+    """Makes calls of `explain` with the same flags."""
 
     flags: tuple[str, ...]
 
     def __call__(self, sample: Sample) -> str:
-        """The call that shows the way of this packet."""
+        """The call that shows the way of a sample's packet."""
         packet, pod = sample.packet, sample.packet.destination
         if not sample.journey.local:
             pod = next(a[packet.family] for a in (POD, CLIENT) if a[packet.family] != pod)
         return explain_call(self.flags, packet, "--pod-address", str(pod))
 
 
-def _groups(
-    found: Iterable[_Found], sort: Callable[[_Found], Hashable]
+def _grouped(
+    found: Iterable[_Found], key: Callable[[_Found], Hashable]
 ) -> list[tuple[_Found, int]]:
-    """The first of each sort, and how many there are of it."""
+    """The first item for each key, and the number of items with that key."""
     first: dict[Hashable, _Found] = {}
     times: Counter[Hashable] = Counter()
     for each in found:
-        first.setdefault(sort(each), each)
-        times[sort(each)] += 1
-    return [(each, times[key]) for key, each in first.items()]
+        first.setdefault(key(each), each)
+        times[key(each)] += 1
+    return [(each, times[group]) for group, each in first.items()]
 
 
-def _proof(config: Config, proof: Proof, again: _Again) -> dict[str, Any]:
-    """What prove says, as JSON has it."""
+def _proof(config: Config, proof: Proof, explain: _ExplainCall) -> dict[str, Any]:
+    """The result of `prove` as JSON."""
 
     def weakness(each: Counterexample) -> str | None:
         return known_weakness(config, each.sample.journey, each.sample.packet)
 
-    def sort(each: Counterexample) -> Hashable:
+    def key(each: Counterexample) -> Hashable:
         return each.promise, each.sample.journey, _decisive(each.walk), weakness(each)
 
     return {
@@ -134,9 +134,9 @@ def _proof(config: Config, proof: Proof, again: _Again) -> dict[str, Any]:
                 "known_weakness": weakness(each),
                 "classes": times,
                 **_verdict(each.sample, each.walk),
-                "explain": again(each.sample),
+                "explain": explain(each.sample),
             }
-            for each, times in _groups(proof.counterexamples, sort)
+            for each, times in _grouped(proof.counterexamples, key)
         ],
         "unreached": [
             {
@@ -147,7 +147,7 @@ def _proof(config: Config, proof: Proof, again: _Again) -> dict[str, Any]:
                 "rule": f"-A {each.chain}{rule_text(each.rule)}",
                 "why": each.rule.why,
                 "taken_by": each.by.why if each.by else None,
-                "explain": again(each.taken) if each.taken else None,
+                "explain": explain(each.taken) if each.taken else None,
             }
             for each in proof.unreached
         ],
@@ -155,11 +155,14 @@ def _proof(config: Config, proof: Proof, again: _Again) -> dict[str, Any]:
 
 
 def _differences(
-    classes: int, differences: Iterable[Difference], again: _Again, against: _Again
+    classes: int,
+    differences: Iterable[Difference],
+    explain: _ExplainCall,
+    explain_other: _ExplainCall,
 ) -> dict[str, Any]:
-    """What prove --against says, as JSON has it."""
+    """The result of `prove --against` as JSON."""
 
-    def sort(each: Difference) -> Hashable:
+    def key(each: Difference) -> Hashable:
         return each.sample.journey, *((w.verdict, _decisive(w)) for w in (each.ours, each.theirs))
 
     return {
@@ -167,10 +170,13 @@ def _differences(
         "differences": [
             {
                 "classes": times,
-                "these": {**_verdict(each.sample, each.ours), "explain": again(each.sample)},
-                "those": {**_verdict(each.sample, each.theirs), "explain": against(each.sample)},
+                "these": {**_verdict(each.sample, each.ours), "explain": explain(each.sample)},
+                "those": {
+                    **_verdict(each.sample, each.theirs),
+                    "explain": explain_other(each.sample),
+                },
             }
-            for each, times in _groups(differences, sort)
+            for each, times in _grouped(differences, key)
         ],
     }
 
@@ -194,42 +200,44 @@ def _text(found: Mapping[str, Any]) -> str:
 
 
 def _proof_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    tried = f"{found['classes']} classes of packets, one of each tried"
+    tried = f"{found['classes']} classes of packets, one packet of each tried"
     if found["holds"]:
         yield f"Every promise holds for all packets ({tried})."
     else:
         yield f"Not every promise holds for all packets ({tried})."
     for each in found["counterexamples"]:
         yield ""
-        yield from _wrapped(f"Broken for {each['classes']} of them: {each['promise']}.")
+        yield from _wrapped(f"Broken for {each['classes']} classes: {each['promise']}.")
         yield from _wrapped(each["sentence"])
         if each["known_weakness"]:
             yield from _wrapped(f"A known weakness: {each['known_weakness']}.")
         yield f"  {each['explain']}"
     if found["unreached"]:
-        yield from ("", "No packet matches these rules where they stand:")
+        yield from ("", "No packet ever matches these rules:")
     for each in found["unreached"]:
         place = f"{each['family']} {each['table']} {each['chain']} {each['number']}:"
         rule = each["rule"].removeprefix(f"-A {each['chain']} ")
         yield from _wrapped(f"{place} {rule}")
         if each["taken_by"]:
-            yield from _wrapped(f"  Its packets match a rule before it: {each['taken_by']}.")
+            yield from _wrapped(f"  Its packets match an earlier rule: {each['taken_by']}.")
         if each["explain"]:
             yield f"  {each['explain']}"
         else:
-            yield "  No packet that it asks for comes to its chain."
+            yield "  No packet that it would match reaches its chain."
 
 
 def _difference_lines(found: Mapping[str, Any]) -> Iterator[str]:
     different = sum(each["classes"] for each in found["differences"])
     count = f"{different} of {found['classes']} classes of packets"
-    yield f"These flags and those treat {count if different else 'all packets alike'}" + (
-        " differently." if different else f" ({found['classes']} classes, one of each tried)."
-    )
+    if different:
+        yield f"These flags and those of --against treat {count} differently."
+    else:
+        tried = f"{found['classes']} classes, one packet of each tried"
+        yield f"These flags and those of --against treat all packets alike ({tried})."
     for each in found["differences"]:
         yield ""
-        for side in ("these", "those"):
-            yield from _wrapped(f"{side.title()}: {each[side]['sentence']}")
+        for side, flags in (("these", "These flags"), ("those", "--against")):
+            yield from _wrapped(f"{flags}: {each[side]['sentence']}")
             yield f"  {each[side]['explain']}"
 
 

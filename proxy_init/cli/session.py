@@ -1,4 +1,4 @@
-"""What every command does first and last: read the call, log, enter the namespace, tell errors."""
+"""The frame of every command: read the call, set up the log, enter the namespace, log errors."""
 
 import os
 import sys
@@ -23,8 +23,8 @@ def session(
     """The checked call, in its network namespace and with its log; errors are logged as lines.
 
     `extra` are the options that only this command has.
-    Raises ProxyInitError. What is wrong with the call itself (BadCall) is left for the entry point
-    to tell, which can do so without a log.
+    Raises ProxyInitError. An invalid call (BadCall) is not logged here: the entry point reports it,
+    since there may be no log yet.
     """
     config = read_config(words, environ, Host(), extra)
     logger.set_up(config.log_level, config.log_as_json)
@@ -45,10 +45,10 @@ def session(
 
 
 def wanted_rulesets(config: Config) -> list[Ruleset]:
-    """What each family must hold."""
+    """The ruleset of each family that the kernel has."""
     families = list(Family)
     if config.ruleset == OLD_RULES and not has_ipv6():
-        logger.info("the kernel has no IPv6, so nothing is done about it")
+        logger.info("the kernel has no IPv6, so no IPv6 rules are needed")
         families.remove(Family.V6)
     return [build(config, family) for family in families]
 
@@ -59,6 +59,6 @@ def print_text(text: str) -> None:
         sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
         sys.stdout.flush()
     except OSError as error:
-        # What the buffer still holds would fail once more at exit, and change the status.
+        # The rest of the buffer would fail again at exit, and change the exit status.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise ApplyFailed(f"standard output: {error.strerror}") from error

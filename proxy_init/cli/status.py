@@ -13,16 +13,16 @@ DIFFERENT = 3
 
 
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Print nothing and give 0, or print the difference, kernel against wanted, and give 3."""
+    """Print nothing and return 0; or print the difference, kernel against wanted, and return 3."""
     with session(words, environ) as config:
         findings: list[Finding] = []
-        if config.mode is Mode.NONE:  # which leaves what it finds
+        if config.mode is Mode.NONE:  # it leaves the kernel as it is
             return 0
         rulesets = wanted_rulesets(config)
         choice = choose(config.backend, rulesets, write=False)
         choice.load()
         tasks = choice.tasks(rulesets)
-        # Each table is read as a whole, so there is no need for the lock.
+        # Each table is read atomically, so the lock is not needed.
         options = ApplyOptions(config.policy_route, thorough=True, write=False)
         apply(tasks, findings.extend, options)
         lines = [line for finding in findings for line in finding.difference]
@@ -34,7 +34,7 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _as_json(tasks: Sequence[Task], findings: Sequence[Finding]) -> str:
-    """By family: whether all is in place, and the lines of the text's diff."""
+    """By family: whether everything is in place, and the lines of the diff."""
     lines: dict[str, list[str]] = {task.ruleset.family.title: [] for task in tasks}
     for task, finding in zip(tasks, findings, strict=True):
         lines[task.ruleset.family.title] += finding.difference

@@ -1,4 +1,4 @@
-"""Text for a terminal: made with rich, 80 columns wide, coloured only where a terminal shows it."""
+"""Text for terminals: formatted with rich, 80 columns wide, in colour only on a terminal."""
 
 import os
 import shutil
@@ -14,9 +14,9 @@ WIDTH = 80
 
 
 def on_screen(*things: "RenderableType") -> str:
-    """What rich makes of `things`: with colours if stdout is a terminal and NO_COLOR is not set.
+    """`things` formatted with rich, in colour if stdout is a terminal and NO_COLOR is not set.
 
-    Elsewhere, and on wide terminals too, lines have at most 80 columns.
+    Lines have at most 80 columns, or fewer on a narrow terminal.
     """
     from rich.console import Console
 
@@ -38,5 +38,5 @@ def on_screen(*things: "RenderableType") -> str:
 
 
 def _trimmed(lines: Iterable[str]) -> Iterable[str]:
-    """Lines without the blanks with which rich fills them."""
+    """Lines without the trailing spaces that rich adds."""
     return (line.rstrip() + "\n" for line in lines)

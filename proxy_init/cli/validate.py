@@ -1,4 +1,4 @@
-"""`validate`: do real packets go where these flags send them?"""
+"""`validate`: do real packets go where the flags send them?"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,28 +23,28 @@ _STYLES = {Result.PASSED: "green", Result.FAILED: "bold red"}
 
 
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Print what each probe showed. Raises ValidationFailed if one failed."""
+    """Print the result of each probe. Raises ValidationFailed if one failed."""
     with session(words, environ) as config:
         judged = _validated(config, wanted_rulesets(config))
         if config.output == "json":
             print_text(json.dumps(_json(judged, words), indent=2) + "\n")
         elif judged:
             failed = (each for each in judged if each.result is Result.FAILED)
-            why = [f"Why: {_explain_call(words, each)}\n" for each in failed]
+            why = [f"To see why: {_explain_call(words, each)}\n" for each in failed]
             print_text(on_screen(*_tables(judged)) + "".join(why))
         _judge(judged)
     return 0
 
 
 def after_applying(config: Config, rulesets: Sequence[Ruleset], words: Sequence[str]) -> None:
-    """The same for --run-validation, which logs it. Raises ValidationFailed."""
+    """Validate for --run-validation, and log the results. Raises ValidationFailed."""
     judged = _validated(config, rulesets)
     for each in judged:
-        say = logger.error if each.result is Result.FAILED else logger.info
+        log = logger.error if each.result is Result.FAILED else logger.info
         family = each.probe.packet.family.title
-        say("%s probe %s: %s", family, each.result.value, _in_words(each))
+        log("%s probe %s: %s", family, each.result.value, _in_words(each))
         if each.result is Result.FAILED:
-            say("why: %s", _explain_call(words, each))
+            log("to see why: %s", _explain_call(words, each))
     _judge(judged)
 
 
@@ -54,7 +54,7 @@ def _validated(config: Config, rulesets: Sequence[Ruleset]) -> list[Judged]:
 
     wanted = [ruleset for ruleset in rulesets if ruleset.tables]
     if not wanted:
-        logger.info("no rules are wanted, so there is nothing to validate")
+        logger.info("the flags ask for no rules, so there is nothing to validate")
         return []
     around = surroundings([to for each in wanted for to in destinations(config, each.family)])
     own = frozenset(around.addresses)
@@ -72,10 +72,10 @@ def _judge(judged: Sequence[Judged]) -> None:
     failed = [each for each in judged if each.result is Result.FAILED]
     if failed:
         family, words = failed[0].probe.packet.family.title, _in_words(failed[0])
-        of_all = f"{len(failed)} of {len(judged)} probes"
-        raise ValidationFailed(f"validation failed: {of_all}, first over {family}: {words}")
+        share = f"{len(failed)} of {len(judged)} probes"
+        raise ValidationFailed(f"validation failed: {share}, the first over {family}: {words}")
     if judged and not any(each.result is Result.PASSED for each in judged):
-        logger.warning("no probe could be made here, so nothing is known")
+        logger.warning("no probe could be made here, so nothing was validated")
 
 
 def _in_words(each: Judged) -> str:
@@ -92,12 +92,12 @@ def _in_words(each: Judged) -> str:
 
 
 def _explain_call(words: Sequence[str], each: Judged) -> str:
-    """The call that shows what the rules in the kernel do with a probe's packet."""
+    """The call that shows what the rules in the kernel do with the packet of a probe."""
     return explain_call([*flags_of(words), "--live"], each.probe.packet)
 
 
 def _tables(judged: Sequence[Judged]) -> Iterator["RenderableType"]:
-    """A table for each family, and how many probes fared how."""
+    """A table for each family, and the number of probes with each result."""
     from rich.table import Table
     from rich.text import Text
 

@@ -589,7 +589,7 @@ def test_text_fits_80_columns_and_is_coloured_for_a_terminal_only(pod: Pod) -> N
     plain = run_in(pod.namespace, *flags)
     assert "\x1b" not in plain.stdout
     lines = plain.stdout.splitlines()
-    assert max(len(line) for line in lines if not line.startswith("Why: ")) <= 80
+    assert max(len(line) for line in lines if not line.startswith("To see why: ")) <= 80
     assert "\x1b[1;31m" in namespace.call(pod.namespace, partial(_on_a_terminal, flags), timeout=60)
 
 

@@ -173,7 +173,7 @@ def test_the_command_prints_json(call: Call, capsys: Captured) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ((), "--to: expected: where does the packet go?"),
+        ((), "--to: expected the destination of the packet"),
         (("--to", "198.51.100.7"), "--to: got '198.51.100.7', expected ADDRESS:PORT"),
         (("--to", "198.51.100.7:0"), "--to: got '198.51.100.7:0', expected ADDRESS:PORT"),
         (("--to", "1.2.3.4:80", "--direction", "up"), "--direction: got 'up', expected out or in"),

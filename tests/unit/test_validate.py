@@ -210,7 +210,7 @@ def test_one_failed(call: Call, capsys: Captured, shown: dict[int, Result]) -> N
     words = " ".join(" ".join(lines).split())
     assert "port 15002: seen (expected: captured on port 15001)" in words
     assert why == (
-        "Why: proxy-init explain -p 15001 -z 15006 -i '*' -b '*' --no-ipv6=true --live"
+        "To see why: proxy-init explain -p 15001 -z 15006 -i '*' -b '*' --no-ipv6=true --live"
         " --to 198.51.100.1:15002 --from 192.0.2.2:40000 --interface eth0 --uid 0 --gid 0"
     )
     (line,) = errors.splitlines()
@@ -232,7 +232,7 @@ def test_where_no_probe_could_be_made_that_is_said(
 ) -> None:
     shown.update(dict.fromkeys(range(1000), Result.NOT_MADE))
     assert call("validate", *USUAL[:-1], "--no-ipv6") == 0
-    assert "no probe could be made here, so nothing is known" in capsys.readouterr().err
+    assert "no probe could be made here, so nothing was validated" in capsys.readouterr().err
 
 
 def test_json_says_no_user_of_what_comes_from_outside(
