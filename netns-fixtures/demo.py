@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import IPv4Network, ip_address
+from ipaddress import IPv4Network, ip_address, ip_network
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -27,6 +27,7 @@ from proxy_init.config.config import EVERYTHING, Config, Everything, settle
 from proxy_init.config.read import read_config
 from proxy_init.errors import BadCall
 from proxy_init.kernel.system.host import Host
+from proxy_init.rules.networks import read_address
 
 INJECTOR = ("-p", "15001", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-b", "*", "-d", "")
 EXCLUDED = ("-x", "198.51.100.128/25")
@@ -67,7 +68,7 @@ def main(flags: Sequence[str]) -> int:
         return 2
     versions = (4, 6) if config.ipv6 or config.dual_stack else (4,)
     with make_pod(ipv6=6 in versions, interfaces=_interfaces(config)) as pod:
-        config = settle(config, [ip_address(pod.address(version)) for version in versions])
+        config = settle(config, [read_address(pod.address(version)) for version in versions])
         print("$", shlex.join(["proxy-init", *arguments]), flush=True)
         applied = pod.apply(*arguments)
         print(applied.stdout, end="", flush=True)
@@ -174,7 +175,8 @@ def _samples(config: Config, pod: Pod, version: int) -> Iterator[str]:
     """An address out of each of the first CIDRs that -i and -x name, where one can be reached."""
     included = () if config.outbound_networks is EVERYTHING else config.outbound_networks
     for networks in (included, config.outbound_excluded_networks):
-        for network in [each for each in networks if each.version == version][:2]:
+        for each in [each for each in networks if each.version == version][:2]:
+            network = ip_network(str(each))
             address = network[1] if network.num_addresses > 1 else network[0]
             nowhere = address in IPv4Network("0.0.0.0/8") or address.is_link_local
             special = address.is_loopback or address.is_multicast or address.is_reserved
@@ -195,8 +197,8 @@ def _sent(pod: Pod, who: Actor, attempt: Attempt) -> tuple[Journey, Packet]:
     source = ip_address(pod.address(address.version))
     if direction is Direction.IN:
         source = ip_address(pod.neighbour(address.version, pod.interfaces[0].name))
-    to, port = address, attempt.to.port
-    packet = Packet(direction, "tcp", source, 40000, to, port, interface, who.uid, who.gid)
+    ends = read_address(str(source)), 40000, read_address(str(address)), attempt.to.port
+    packet = Packet(direction, "tcp", *ends, interface, who.uid, who.gid)
     return Journey(packet.family, direction, in_pod), packet
 
 

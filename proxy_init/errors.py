@@ -1,8 +1,12 @@
 """The exceptions of the program, each with its exit status."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
 from .frozen import frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class ProxyInitError(Exception):

@@ -12,7 +12,8 @@ from pathlib import Path
 import proxy_init.kernel.system.namespace  # noqa: F401
 from pods import namespace
 from proxy_init.kernel.legacy import libiptc
-from proxy_init.kernel.nftables import nft
+from proxy_init.kernel.nftables import tables as nf_tables
+from proxy_init.rules.model import Family
 from tests.running import Result, run_here, run_in
 
 
@@ -75,10 +76,26 @@ def replace(owner: object, name: str, replacement: Callable[..., object]) -> Non
     setattr(owner, name, lambda *arguments: replacement(real, *arguments))
 
 
+class AllTables:
+    """Stands for the tables of a backend that reads and writes them all at once."""
+
+    _family = Family.V4
+
+
+ALL_TABLES = AllTables()
+_NATIVELY = {"read": "read", "commit": "_committed"}
+
+
 def replace_in_tables(name: str, replacement: Callable[..., object]) -> None:
     """The same for a method of the tables of each backend."""
-    for backend in (libiptc, nft):
-        replace(backend.Tables, name, replacement)
+    replace(libiptc.Tables, name, replacement)
+    if name in _NATIVELY:
+        real = getattr(nf_tables, _NATIVELY[name])
+
+        def instead(*arguments: object) -> object:
+            return replacement(lambda *_: real(*arguments), ALL_TABLES, "nf_tables")
+
+        setattr(nf_tables, _NATIVELY[name], instead)
 
 
 def run_patched(

@@ -6,7 +6,13 @@ from pathlib import Path
 
 from pods import namespace
 from proxy_init.rules.model import Family
-from tests.running import BOTH, UNTIL_ADDRESSES_HAVE_ROUTES, by_table, program
+from tests.running import (
+    BOTH,
+    UNTIL_ADDRESSES_HAVE_ROUTES,
+    backend_under_test,
+    by_table,
+    program,
+)
 
 # Policies, chains, jumps, gotos, an extension that we do not know, rules that look like ours.
 _FOREIGN = """\
@@ -74,9 +80,14 @@ def run(name: str, *args: str) -> str:
 
 
 def counted(name: str) -> dict[Family, str]:
-    """What iptables-save prints of each family, with all counts."""
+    """What iptables-save prints of each family, with all counts, and nft of our own tables."""
+    native = dict.fromkeys(BOTH, "")
+    if backend_under_test() == "nft":
+        tables = run(name, "nft", "list", "ruleset", "inet")
+        native = dict.fromkeys(BOTH, tables)
     return {
         family: re.sub(r"^#.*\n", "", run(name, program(family, "-save"), "-c"), flags=re.M)
+        + native[family]
         for family in BOTH
     }
 
@@ -87,7 +98,19 @@ def whole(name: str) -> str:
         {program(Family.V4, "-save")} -c; {program(Family.V6, "-save")} -c; ip address
         ip rule; ip route show table all; ip -6 rule; ip -6 route show table all
     """
-    return re.sub(r"^#.*\n", "", run(name, "sh", "-euc", commands), flags=re.M)
+    text = re.sub(r"^#.*\n", "", run(name, "sh", "-euc", commands), flags=re.M)
+    return text + nf_tables(name)
+
+
+def nf_tables(name: str) -> str:
+    """All that the program nft lists. What was put back stands behind what was there: so tables are
+    in the order of their names, and chains too."""
+    listed = run(name, "nft", "list", "ruleset")
+    tables = re.findall(r"^(table .*?\n)(.*?)^}\n", listed, flags=re.M | re.S)
+    return "".join(
+        title + "".join(sorted(re.findall(r"^\t\S.*?^\t}\n", content, flags=re.M | re.S)))
+        for title, content in sorted(tables)
+    )
 
 
 def without_priorities(text: str) -> str:
@@ -124,6 +147,7 @@ def tables_made(name: str) -> dict[Family, list[str]]:
     made = namespace.call(name, look)
     for family, prefix in zip(BOTH, ("ip", "ip6"), strict=True):
         made[family] += by_table(run(name, f"{prefix}tables-nft-save"))
+        made[family] += run(name, "nft", "list", "tables", "inet").split("\n")[:-1]
     return made
 
 

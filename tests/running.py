@@ -23,6 +23,9 @@ from proxy_init.rules.model import Family
 BOTH = (Family.V4, Family.V6)
 both_backends = pytest.mark.parametrize("backend", ["legacy", "nft"], indirect=True)
 """For tests of the kernel: run it, or all of a module, once through each backend."""
+with_legacy_tables = pytest.mark.with_legacy_tables
+"""Beside `both_backends`: the test puts rules among ours with the programs of iptables, or reads
+ours with them. They don't know our own tables of nf_tables; test_nf_tables.py is about these."""
 _KEPT = ("PATH", "XTABLES_LOCKFILE", "PROXY_INIT_BACKEND")
 
 
@@ -98,10 +101,36 @@ def run_in(name: str, *flags: str, environ: Mapping[str, str] | None = None) -> 
 
 
 def saved(name: str, family: Family) -> dict[str, str]:
-    """By table, what the system's own iptables-save prints, with counters zeroed."""
+    """By table, what the system's own program prints of it, with counters zeroed: iptables-save, or
+    nft, for which our tables are both families'."""
+    if backend_under_test() == "nft":
+        return {
+            table: our_listing(name, table, family) for table in ("raw", "mangle", "nat", "filter")
+        }
     result = namespace.run(name, [program(family, "-save")])
     assert result.returncode == 0, result.stderr
     return by_table(result.stdout)
+
+
+def our_listing(name: str, table: str, family: Family) -> str:
+    """What the program nft prints of our table of that name, without counts, as far as it is for a
+    family: its chains by name, those that hold nothing for it left out."""
+    words = ["nft", "--stateless", "list", "ruleset", "inet"]
+    text = namespace.run(name, words).stdout
+    found = re.search(rf"^table inet istio-proxy-{table} {{\n(.*?)^}}\n", text, re.M | re.S)
+    other = _OF_IPV6 if family is Family.V4 else _OF_IPV4
+    chains = []
+    for title, content in re.findall(
+        r"^\tchain (\S+) {\n(.*?)^\t}\n", found[1] if found else "", re.M | re.S
+    ):
+        rules = [line.strip() for line in content.splitlines() if not other.search(line)]
+        if [rule for rule in rules if not rule.startswith("type ")]:
+            chains.append("\n".join((f"chain {title}", *rules, "")))
+    return "".join(sorted(chains))
+
+
+_OF_IPV4 = re.compile(r"\bip (saddr|daddr)\b|\bnfproto ipv4\b|\btproxy ip to\b")
+_OF_IPV6 = re.compile(r"\bip6 (saddr|daddr)\b|\bnfproto ipv6\b|\btproxy ip6 to\b|\bicmpv6\b")
 
 
 def by_table(text: str) -> dict[str, str]:
@@ -115,7 +144,7 @@ def by_table(text: str) -> dict[str, str]:
 def with_rules(tables: Mapping[str, str]) -> dict[str, str]:
     """Those tables that hold anything but the kernel's own empty chains."""
     empty = re.compile(r"\*\w+\n(?::[A-Z]+ ACCEPT \[0:0\]\n)*COMMIT\n")
-    return {name: text for name, text in tables.items() if not empty.fullmatch(text)}
+    return {name: text for name, text in tables.items() if text and not empty.fullmatch(text)}
 
 
 def restored(

@@ -10,8 +10,8 @@ from functools import partial
 from ..frozen import replace
 from ..rules.counts import Count
 from ..rules.matches import Comment
-from ..rules.model import BUILT_IN, Family, Rule, Table
-from ..rules.ownership import PREFIX, numbers_of_ours
+from ..rules.model import BUILT_IN, PREFIX, Family, Rule, Table
+from ..rules.ownership import numbers_of_ours
 
 
 class Standing(Enum):
@@ -28,10 +28,11 @@ class Standing(Enum):
 class Counted:
     """A rule, its number in its chain of the kernel, from 1, and its counters there.
 
-    A missing rule has neither. `more` is the increase since the previous reading.
+    A missing rule has neither. `more` is the increase since the previous reading. Without a family,
+    it is one rule for both.
     """
 
-    family: Family
+    family: Family | None
     table: str
     chain: str
     rule: Rule
@@ -41,21 +42,31 @@ class Counted:
     count: Count | None = None
     more: Count | None = None
 
+    @property
+    def title(self) -> str:
+        """The family or families."""
+        return self.family.title if self.family else " and ".join(each.title for each in Family)
 
-Counts = Mapping[str, Sequence[Count]]
-"""By chain, the counters of its rules."""
+
+Counts = Mapping[str, Sequence[Count | None]]
+"""By chain, the counters of its rules; a rule of nf_tables may have none."""
 
 
-def counted(family: Family, wanted: Table, present: Table, counts: Counts) -> Iterator[Counted]:
-    """Our rules in one table of the kernel and the missing ones, chain by chain."""
-    own = numbers_of_ours(present, wanted)
+def counted(
+    family: Family, wanted: Table, present: Table, counts: Counts, all_ours: bool = False
+) -> Iterator[Counted]:
+    """Our rules in one table of the kernel and the missing ones, chain by chain.
+
+    With `all_ours`, every rule of the table is ours.
+    """
+    own = {} if all_ours else numbers_of_ours(present, wanted)
     names = {chain.name for table in (present, wanted) for chain in table.chains}
     for name in sorted(names, key=partial(_place, present.name)):
         chain = present.chain(name)
         ours = [
             (number, rule)
             for number, rule in enumerate(chain.rules if chain else ())
-            if name.startswith(PREFIX) or number in own.get(name, ())
+            if all_ours or name.startswith(PREFIX) or number in own.get(name, ())
         ]
         wanted_chain = wanted.chain(name)
         wanted_rules = wanted_chain.rules if wanted_chain else ()
@@ -121,7 +132,8 @@ def changes(before: Iterable[Counted], now: Iterable[Counted]) -> Iterator[Count
         if past is None or past.standing is not line.standing:
             yield line
         elif line.count and past.count and line.count != past.count:
-            packets, size = (new - gone for new, gone in zip(line.count, past.count, strict=True))
+            packets = line.count.packets - past.count.packets
+            size = line.count.bytes - past.count.bytes
             # A rule that was written again counts from 0.
             more = line.count if packets < 0 else Count(packets, size)
             yield replace(line, more=more)
@@ -131,7 +143,7 @@ def changes(before: Iterable[Counted], now: Iterable[Counted]) -> Iterator[Count
 
 
 def _by_identity(lines: Iterable[Counted]) -> dict[object, Counted]:
-    """By an identity without the rule's number; equal rules in a chain are told by their order."""
+    """By an identity without the rule's number; equal rules in a chain differ by their order."""
     seen: Counter[object] = Counter()
     found: dict[object, Counted] = {}
     for line in lines:

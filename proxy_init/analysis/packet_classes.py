@@ -9,7 +9,6 @@ covers TCP and UDP, since nothing else is ever captured.
 from bisect import bisect_right
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
 from itertools import chain, count, product
 from typing import Any, TypeVar
 
@@ -23,6 +22,7 @@ from ..rules.matches import (
     Destination,
     DestinationPort,
     DestinationPorts,
+    DestinationSet,
     InInterface,
     Mark,
     Match,
@@ -36,16 +36,16 @@ from ..rules.matches import (
     State,
 )
 from ..rules.model import Family
-from ..rules.networks import Address, Network
+from ..rules.networks import Address, Network, read_address, read_network
 from ..rules.targets import RestoreMark, SaveMark
 from .packet_walk import Direction, Packet, PodNetwork, Walk, alternatives, asks_for, is_named, walk
 from .promises import SSH_PORT, Journey
 
 # The addresses in a counterexample, if its class allows them.
-POD = {Family.V4: ip_address("192.0.2.2"), Family.V6: ip_address("2001:db8::2")}
-CLIENT = {Family.V4: ip_address("192.0.2.1"), Family.V6: ip_address("2001:db8::1")}
-SERVER = {Family.V4: ip_address("198.51.100.7"), Family.V6: ip_address("2001:db8:ffff::7")}
-LOOPBACK = {Family.V4: ip_network("127.0.0.0/8"), Family.V6: ip_network("::1/128")}
+POD = {Family.V4: read_address("192.0.2.2"), Family.V6: read_address("2001:db8::2")}
+CLIENT = {Family.V4: read_address("192.0.2.1"), Family.V6: read_address("2001:db8::1")}
+SERVER = {Family.V4: read_address("198.51.100.7"), Family.V6: read_address("2001:db8:ffff::7")}
+LOOPBACK = {Family.V4: read_network("127.0.0.0/8"), Family.V6: read_network("::1/128")}
 
 _Value = TypeVar("_Value")
 
@@ -174,6 +174,7 @@ class Search:
 _FIELDS: Mapping[type[Match], str] = {
     Source: "source",
     Destination: "destination",
+    DestinationSet: "destination",
     InInterface: "interface",
     OutInterface: "interface",
     Protocol: "protocol",
@@ -226,6 +227,7 @@ def _values(journey: Journey, asked: Set[Match]) -> Mapping[str, Sequence[Any]]:
     gids = {match.gid for match in asked if isinstance(match, OwnerGid)}
     marks = {match.value for match in asked if isinstance(match, Mark | ConnectionMark)}
     to = {match.network for match in asked if isinstance(match, Destination)}
+    to |= {net for m in asked if isinstance(m, DestinationSet) for net in m.networks()}
     sources = {match.network for match in asked if isinstance(match, Source)}
     return {
         "protocol": ("tcp", "udp"),
@@ -255,7 +257,7 @@ def _addresses(usual: Address, networks: Set[Network], inside: bool) -> Sequence
     address is `usual` if that is in it, or else its second address, which reads best.
     """
     family = Family(usual.version)
-    reserved = [IPNetwork(str(network)) for network in (LOOPBACK[family], ip_network("::6/128"))]
+    reserved = [IPNetwork(str(network)) for network in (LOOPBACK[family], read_network("::6/128"))]
     named = {IPNetwork(str(network)) for network in networks if network.version == usual.version}
     known = sorted({IPNetwork(f"{family.any_address}/0"), *named, *reserved})
     known = [network for network in known if network.version == usual.version]
@@ -270,7 +272,7 @@ def _addresses(usual: Address, networks: Set[Network], inside: bool) -> Sequence
             found.insert(0, usual)
         elif of_class:
             first, *_ = of_class.iter_cidrs()
-            found.append(ip_address(str(first[min(1, first.size - 1)])))
+            found.append(read_address(str(first[min(1, first.size - 1)])))
     return found
 
 

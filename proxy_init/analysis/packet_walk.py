@@ -10,8 +10,7 @@ net/netfilter/xt_TPROXY.c, net/netfilter/xt_socket.c, net/ipv4/netfilter.c (ip_r
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv6Address
-from typing import TypeAlias, assert_never
+from typing import assert_never
 
 from ..frozen import replace
 from ..rules.matches import (
@@ -21,6 +20,7 @@ from ..rules.matches import (
     Destination,
     DestinationPort,
     DestinationPorts,
+    DestinationSet,
     InInterface,
     Mark,
     Match,
@@ -35,6 +35,7 @@ from ..rules.matches import (
     UnknownMatch,
 )
 from ..rules.model import BUILT_IN, Chain, Family, PolicyRoute, Rule, Table
+from ..rules.networks import Address, read_address
 from ..rules.targets import (
     NON_TERMINATING,
     ConntrackZone,
@@ -49,8 +50,6 @@ from ..rules.targets import (
     UnknownTarget,
     Verdict,
 )
-
-Address: TypeAlias = IPv4Address | IPv6Address
 
 
 class Direction(Enum):
@@ -252,7 +251,7 @@ class _Walker:
 
     def _tables(self, name: str) -> None:
         titles = [title for title, table in self.pod_network.tables.items() if table.name == name]
-        if not titles or self.hook not in BUILT_IN[name]:
+        if not titles:
             return
         if name == "nat":
             if self.nat_done or self.hook == "INPUT":
@@ -323,7 +322,7 @@ class _Walker:
     def _redirect(self, port: int) -> None:
         self._capture("REDIRECT", port)
         if self.hook == "OUTPUT":
-            loopback = IPv4Address("127.0.0.1"), IPv6Address("::1")
+            loopback = read_address("127.0.0.1"), read_address("::1")
             own = loopback[self.packet.family is Family.V6]
         else:
             # The address of the interface it arrived on; any address of the pod stands for it.
@@ -377,6 +376,8 @@ def asks_for(match: Match, packet: Packet, hook: str) -> bool | None:
             return packet.state == "ESTABLISHED"
         case State(states) | ConntrackState(states):
             return packet.state in states
+        case DestinationSet():
+            return packet.destination in match
         case Comment():
             return True
         case UnknownMatch():

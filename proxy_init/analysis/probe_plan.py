@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
-from ipaddress import ip_address
 from itertools import chain, count, product
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -23,7 +22,7 @@ from ..config.config import (
 )
 from ..frozen import replace
 from ..rules.model import Family
-from ..rules.networks import Address, Network
+from ..rules.networks import Address, Network, read_address
 from ..rules.targets import Redirect, Tproxy
 from ..rulesets.istio_1_0 import SSH_PORT
 from .packet_walk import Direction, Outcome, Packet, PodNetwork, Walk, is_named, walk
@@ -32,13 +31,13 @@ T = TypeVar("T")
 Place: TypeAlias = tuple[str, str, int]
 """The position of a rule: table, chain and number."""
 
-LOOPBACK: Mapping[int, Address] = {4: ip_address("127.0.0.1"), 6: ip_address("::1")}
-CLIENT: Mapping[int, Address] = {4: ip_address("127.0.0.77"), 6: ip_address("::1")}
+LOOPBACK: Mapping[int, Address] = {4: read_address("127.0.0.1"), 6: read_address("::1")}
+CLIENT: Mapping[int, Address] = {4: read_address("127.0.0.77"), 6: read_address("::1")}
 """The source of inbound probes, which are sent on lo."""
 # Reserved for documentation, so no host has them: RFC 5737, RFC 3849, RFC 9637.
 UNASSIGNED = {
-    4: (ip_address("198.51.100.1"), ip_address("203.0.113.1")),
-    6: (ip_address("2001:db8:ffff::1"), ip_address("3fff:ffff::1")),
+    4: (read_address("198.51.100.1"), read_address("203.0.113.1")),
+    6: (read_address("2001:db8:ffff::1"), read_address("3fff:ffff::1")),
 }
 ANY_PORT = 40000
 """As source port: stands for a port that the kernel chooses."""

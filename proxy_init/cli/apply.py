@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 
 from ..config.config import Config, Mode
 from ..errors import ApplyFailed, BadCall
@@ -11,10 +10,12 @@ from ..log import logger
 from ..rules.iptables_save import routing_text, ruleset_text
 from ..rules.model import BUILT_IN, Ruleset
 from . import decisions
-from .session import print_text, session, wanted_rulesets
+from .session import chosen, print_text, session, wanted_rulesets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from ..kernel.choice import Choice
 
 
@@ -33,11 +34,10 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
                 print_text(dry_run_text(config, rulesets))
                 return 0
             if _is_to_write(config):
-                from ..kernel.choice import choose
                 from ..kernel.system.lock import xtables_lock
 
                 with xtables_lock(config.lock_file, config.wait):
-                    choice = choose(config.backend, rulesets)
+                    choice, rulesets = chosen(config, rulesets)
                     done = _carry_out(config, rulesets, choice)
             else:
                 done = "unchanged"
@@ -85,11 +85,16 @@ def _sum_up(
 
 
 def dry_run_text(config: Config, rulesets: Sequence[Ruleset]) -> str:
-    """The text of the families that a dry run prints."""
+    """The text of the families that a dry run prints: as iptables-save prints the rules, or for the
+    backend nft, as the program nft does."""
+    printed = [ruleset for ruleset in rulesets if ruleset.family in config.printed_families]
+    if config.backend == "nft":
+        from ..rules.nftables_text import rulesets_text
+
+        return rulesets_text(printed) + "".join(map(routing_text, printed))
     return "".join(
         f"# {ruleset.family.title}\n{ruleset_text(ruleset)}{routing_text(ruleset)}"
-        for ruleset in rulesets
-        if ruleset.family in config.printed_families
+        for ruleset in printed
     )
 
 
@@ -105,7 +110,8 @@ def _is_to_write(config: Config) -> bool:
 
 def _carry_out(config: Config, rulesets: Sequence[Ruleset], choice: Choice) -> str:
     """Apply the rulesets to the kernel; returns the result for the summary."""
-    from ..kernel.apply import ApplyOptions, Finding, apply
+    from ..kernel.apply import apply
+    from ..kernel.findings import ApplyOptions, Finding
 
     def decide(findings: Sequence[Finding]) -> None:
         """Log what was found. Raises ApplyFailed if --no-reconcile forbids to change it."""

@@ -7,9 +7,10 @@ from typing import Any
 
 from ..config.config import Config
 from ..errors import NodeCannot
-from ..kernel.backend import Backend, Task
+from ..frozen import replace
+from ..kernel.backend import Backend
 from ..kernel.choice import choose
-from ..kernel.needs import Need, needs, routing_needs
+from ..kernel.needs import Need, needs, routing_needs, tasks_for
 from ..kernel.routing.addresses import has_ipv6
 from ..kernel.system.lock import state_of_lock
 from ..kernel.system.modules import State
@@ -22,7 +23,7 @@ from .terminal import WIDTH
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Print what these flags need, and whether it is there; give 0, or 4 if they can't work."""
     with session(words, environ) as config:
-        rulesets = wanted_rulesets(config)
+        rulesets = wanted_rulesets(replace(config, backend="legacy"))
         routing = [need for ruleset in rulesets for need in routing_needs(ruleset)]
         backends = {backend: _needs(backend, rulesets) for backend in Backend}
         try:
@@ -39,7 +40,7 @@ def _needs(backend: Backend, rulesets: Sequence[Ruleset]) -> list[Need]:
     """What the rulesets need of a backend, what both families need once."""
 
     def ask() -> Iterator[list[Need]]:
-        tasks = [Task(ruleset, backend) for ruleset in rulesets]
+        tasks = tasks_for(rulesets, backend)
         yield list(dict.fromkeys(need for task in tasks for need in needs(task, write=False)))
 
     # In a child: it loads libraries of either backend.

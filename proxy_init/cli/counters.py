@@ -3,19 +3,17 @@
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 from ..analysis.counters import Counted, Standing, changes
 from ..config import values
 from ..config.flags import Flag
-from ..kernel.choice import choose
 from ..kernel.counters import readings
 from ..log import logger
 from ..rules.counts import Count
 from ..rules.iptables_save import rule_text
 from ..rules.wording import matches_in_words, printable, target_in_words
-from .session import print_text, session, wanted_rulesets
+from .session import chosen, print_text, session, wanted_rulesets
 from .terminal import on_screen
 
 if TYPE_CHECKING:
@@ -39,8 +37,7 @@ OPTIONS = (
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Print the rules with their counts; with --watch, print what changes until Ctrl-C."""
     with session(words, environ, OPTIONS) as config:
-        rulesets = wanted_rulesets(config)
-        choice = choose(config.backend, rulesets, write=False)
+        choice, rulesets = chosen(config, wanted_rulesets(config), write=False)
         choice.load()  # before forking the workers, which share it
         as_json = config.output == "json"
         with readings(choice.tasks(rulesets)) as kernel:
@@ -71,19 +68,19 @@ def _json(lines: Iterable[Counted], indent: int | None = None) -> str:
 
 
 def _fields(line: Counted) -> dict[str, object]:
-    count, more = line.count or (None, None), line.more or (None, None)
+    count, more = line.count, line.more
     return {
-        "family": line.family.title,
+        "family": line.title,
         "table": line.table,
         "chain": line.chain,
         "number": line.number,
         "rule": rule_text(line.rule).strip(),
         "standing": line.standing.value,
         "why": line.why,
-        "packets": count[0],
-        "bytes": count[1],
-        "more_packets": more[0],
-        "more_bytes": more[1],
+        "packets": count.packets if count else None,
+        "bytes": count.bytes if count else None,
+        "more_packets": more.packets if more else None,
+        "more_bytes": more.bytes if more else None,
     }
 
 
@@ -93,9 +90,11 @@ def _text(lines: Iterable[Counted]) -> str:
 
 def _tables(lines: Iterable[Counted]) -> Iterator["RenderableType"]:
     """A table for each chain."""
-    chains = groupby(lines, key=lambda line: (line.family, line.table, line.chain))
-    for (family, table, chain), group in chains:
-        yield _table(f"{family.title} {table} {printable(chain)}", group)
+    chains: dict[tuple[str, str, str], list[Counted]] = {}
+    for line in lines:
+        chains.setdefault((line.title, line.table, line.chain), []).append(line)
+    for (family, table, chain), group in chains.items():
+        yield _table(f"{family} {table} {printable(chain)}", group)
 
 
 def _table(heading: str, lines: Iterable[Counted]) -> "Table":

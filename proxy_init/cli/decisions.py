@@ -1,11 +1,16 @@
 """The log lines that describe a run."""
 
-from collections.abc import Iterable, Iterator
+from __future__ import annotations
+
 from itertools import islice
 
 from ..config.config import DNS_PORT, EVERYTHING, OLD_RULES, Config, Mode
 from ..rules.iptables_save import rule_text
 from ..rules.model import Ruleset
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 MAX_RULES_LOGGED = 200
 
@@ -24,8 +29,12 @@ def decisions(config: Config) -> Iterator[str]:
     if config.captures_dns:
         servers = "any server" if config.capture_all_dns else _listed(config.dns_servers)
         yield f"DNS to {servers} goes to port {DNS_PORT}"
-    ipv6 = "captured" if config.ipv6 else "not captured"
-    yield f"IPv4 is captured; IPv6 is {ipv6}: {config.ipv6_reason}"
+    if config.ruleset == OLD_RULES:
+        fate = "accepted" if config.ipv6 else "rejected"
+        yield f"IPv4 is captured; IPv6 is not captured, and inbound IPv6 is {fate}"
+    else:
+        ipv6 = "captured" if config.ipv6 else "not captured"
+        yield f"IPv4 is captured; IPv6 is {ipv6}: {config.ipv6_reason}"
 
 
 def _outbound(config: Config) -> str:

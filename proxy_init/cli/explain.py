@@ -5,7 +5,6 @@ import re
 import shlex
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from ipaddress import ip_address
 from itertools import chain, groupby
 from typing import Any
 
@@ -26,8 +25,8 @@ from ..config.flags import Flag
 from ..errors import BadCall, Mistake
 from ..kernel.routing.addresses import addresses, is_global
 from ..rules.iptables_save import rule_text
-from ..rules.networks import Address
-from .pod_network import LIVE, live_backends, pod_network_of
+from ..rules.networks import Address, read_address
+from .pod_network import LIVE, live_rules, pod_network_of
 from .session import print_text, session, wanted_rulesets
 from .terminal import WIDTH
 
@@ -70,7 +69,7 @@ def _among(*allowed: str) -> Callable[[str], str]:
 # fmt: off
 OPTIONS: tuple[Flag, ...] = (
     Flag("to", "--to", "", "", "ADDR:PORT", "Destination of the packet; required.", check=endpoint),
-    Flag("sender", "--from", "", "the pod, or a stranger", "ADDR[:PORT]", "Source of the packet.",
+    Flag("sender", "--from", "", "the pod, or a client", "ADDR[:PORT]", "Source of the packet.",
          check=source),
     Flag("direction", "--direction", "", "out", "[out|in]",
          "A process in the pod sends it, or it arrives from outside.", check=_among("out", "in")),
@@ -83,7 +82,7 @@ OPTIONS: tuple[Flag, ...] = (
     Flag("pod_address", "--pod-address", "", "this namespace's", "ADDR",
          "Address of the pod; may be repeated.", check=address_list, repeats=True),
     Flag("interface", "--interface", "", "lo for the pod's own addresses, else eth0", "NAME",
-         "Network interface by which it leaves or arrives.", check=values.interface),
+         "Network interface on which it leaves or arrives.", check=values.interface),
     Flag("mark", "--mark", "", "0", "MARK", "fwmark of the packet.", check=values.any_mark),
     Flag("state", "--state", "", "NEW", "[NEW|ESTABLISHED|RELATED|INVALID]",
          "conntrack state of its connection.",
@@ -98,10 +97,10 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Print where the packet goes, and the rules on its way."""
     with session(words, environ, OPTIONS) as config:
         packet, own = _packet(config)
-        rulesets = wanted_rulesets(config)
+        is_live = _given(config, "live", False)
+        backends, rulesets = live_rules(config) if is_live else ((), wanted_rulesets(config))
         wanted = next(r for r in rulesets if r.family is packet.family)
-        live = live_backends(config, rulesets) if _given(config, "live", False) else ()
-        pod_network = pod_network_of(wanted, own, *live)
+        pod_network = pod_network_of(wanted, own, *backends)
         result = walk(pod_network, packet)
         others = alternatives(pod_network, packet)
         as_text = _json if config.output == "json" else _text
@@ -191,11 +190,11 @@ def _usual_sender(
     """The default source. Inbound: a client outside the pod. Outbound: the destination if that is
     local, or else the first global address of the pod."""
     if direction is Direction.IN:
-        return ip_address(CLIENT[destination.version])
+        return read_address(CLIENT[destination.version])
     if local:
         return destination
-    mine = sorted(a for a in own if a.version == destination.version and is_global(a))
-    return mine[0] if mine else ip_address(POD[destination.version])
+    mine = [a for a in own if a.version == destination.version and is_global(a)]
+    return min(mine, key=int) if mine else read_address(POD[destination.version])
 
 
 def _text(packet: Packet, result: Walk, others: Sequence[tuple[Visit, Walk]]) -> str:

@@ -33,7 +33,7 @@ def main() -> int:
         import traceback
 
         traceback.print_exc()
-        # For an exception in a worker, the last line is the original one.
+        # For an exception in a worker, the last line names the original exception.
         what = "".join(traceback.format_exception_only(bug)).strip().splitlines()[-1]
         line = f"this is a bug in proxy-init, please report it: {what}"
         print(f"proxy-init: {line}", file=sys.stderr)

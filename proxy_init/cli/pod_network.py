@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..analysis.packet_walk import PodNetwork
@@ -12,8 +11,9 @@ from ..config.flags import Flag, FlagKind
 from ..errors import ProxyInitError
 from ..frozen import replace
 from ..log import logger
-from ..rules.model import Rule, Ruleset, Table
+from ..rules.model import BUILT_IN, Rule, Ruleset, Table
 from ..rules.networks import Address
+from .session import chosen, wanted_rulesets
 
 if TYPE_CHECKING:
     from ..kernel.backend import Backend
@@ -29,22 +29,21 @@ LIVE = Flag(
 )
 
 
-def live_backends(config: Config, rulesets: Sequence[Ruleset]) -> tuple[Backend, ...]:
-    """The backends whose tables hold something, if the kernel's rules are to be walked: a packet
-    meets them all. The first is that of our rules. Raises NodeCannot.
+def live_rules(config: Config) -> tuple[tuple[Backend, ...], list[Ruleset]]:
+    """The backends whose tables may hold something, if the kernel's rules are to be walked: a
+    packet meets them all. The first is that of our rules; and what each family must hold there.
 
-    The log says what is there that cannot be walked.
+    Raises NodeCannot.
     """
     from ..kernel.backend import Backend, tables_there
-    from ..kernel.choice import choose
-    from ..kernel.nftables.nfnetlink import chains_of_others
 
-    chosen = choose(config.backend, rulesets, write=False).backend
-    chosen.load()
-    with suppress(OSError):  # a kernel without nf_tables
-        _warn_of_unknown({chain for each in rulesets for chain in chains_of_others(each.family)})
-    there = (b for b in Backend if any(tables_there(b, each.family) for each in rulesets))
-    return (chosen, *(backend for backend in there if backend is not chosen))
+    choice, rulesets = chosen(config, wanted_rulesets(config), write=False)
+    choice.backend.load()
+    there = [Backend.NFT]  # where anybody may have tables of any name
+    if any(tables_there(Backend.LEGACY, each.family) for each in rulesets):
+        there.append(Backend.LEGACY)
+    others = (backend for backend in there if backend is not choice.backend)
+    return (choice.backend, *others), rulesets
 
 
 def pod_network_of(wanted: Ruleset, own: frozenset[Address], *live: Backend) -> PodNetwork:
@@ -56,21 +55,25 @@ def pod_network_of(wanted: Ruleset, own: frozenset[Address], *live: Backend) -> 
     if not live:
         tables = {table.name: table for table in wanted.tables}
         return PodNetwork(tables, own, wanted.routing.policy_route)
-    from ..kernel.backend import Task
+    from ..kernel.backend import Backend
     from ..kernel.snapshot import present
 
     first, *others = live
-    (found,) = present([Task(wanted, first)])
-    tables = {table.name: _with_reasons(table, wanted) for table in found.tables}
+    found = present(wanted, first)
+    here = [(at, title, _with_reasons(table, wanted)) for at, title, table in found.tables]
     for other in others:
         try:
             other.load()
-            (more,) = present([Task(wanted, other)])
+            more = present(wanted, other).tables
         except ProxyInitError as error:
-            _warn_of_unknown([f"{other.tables_in_words} ({error})"])
+            if other is Backend.LEGACY:  # a kernel need not have nf_tables
+                _warn_of_unknown([f"{other.tables_in_words} ({error})"])
         else:
-            tables |= {f"{table.name} of {other.tables_in_words}": table for table in more.tables}
-    return PodNetwork(tables, own, next(iter(found.policy_routes), None))
+            words = f" of {other.tables_in_words}"
+            here += ((at, f"{t}{words}" if t in BUILT_IN else t, table) for at, t, table in more)
+    here.sort(key=lambda each: each[0])  # of equal priority, ours first
+    by_title = {title: table for _, title, table in here}
+    return PodNetwork(by_title, own, next(iter(found.policy_routes), None))
 
 
 def _warn_of_unknown(places: Iterable[str]) -> None:

@@ -23,7 +23,7 @@ from ..kernel.system.host import Host
 from ..rules.iptables_save import rule_text
 from ..rules.model import Family, Rule
 from .explain import explain_call, flags_of
-from .pod_network import LIVE, live_backends, pod_network_of
+from .pod_network import LIVE, live_rules, pod_network_of
 from .session import print_text, session, wanted_rulesets
 from .terminal import WIDTH
 
@@ -68,8 +68,7 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _pod_networks(config: Config, live: bool) -> Mapping[Family, PodNetwork]:
-    rulesets = wanted_rulesets(config)
-    backends = live_backends(config, rulesets) if live else ()
+    backends, rulesets = live_rules(config) if live else ((), wanted_rulesets(config))
     return {ruleset.family: pod_network_of(ruleset, frozenset(), *backends) for ruleset in rulesets}
 
 
@@ -200,14 +199,15 @@ def _text(found: Mapping[str, Any]) -> str:
 
 
 def _proof_lines(found: Mapping[str, Any]) -> Iterator[str]:
-    tried = f"{found['classes']} classes of packets, one packet of each tried"
+    tried = f"{found['classes']} classes of packets, one of each tried"
     if found["holds"]:
         yield f"Every promise holds for all packets ({tried})."
     else:
         yield f"Not every promise holds for all packets ({tried})."
     for each in found["counterexamples"]:
         yield ""
-        yield from _wrapped(f"Broken for {each['classes']} classes: {each['promise']}.")
+        classes = f"{each['classes']} class{'' if each['classes'] == 1 else 'es'}"
+        yield from _wrapped(f"Broken for {classes}: {each['promise']}.")
         yield from _wrapped(each["sentence"])
         if each["known_weakness"]:
             yield from _wrapped(f"A known weakness: {each['known_weakness']}.")
@@ -230,10 +230,10 @@ def _difference_lines(found: Mapping[str, Any]) -> Iterator[str]:
     different = sum(each["classes"] for each in found["differences"])
     count = f"{different} of {found['classes']} classes of packets"
     if different:
-        yield f"These flags and those of --against treat {count} differently."
+        yield f"These flags and --against differ for {count}."
     else:
-        tried = f"{found['classes']} classes, one packet of each tried"
-        yield f"These flags and those of --against treat all packets alike ({tried})."
+        tried = f"{found['classes']} classes, one of each tried"
+        yield f"These flags and --against agree on all packets ({tried})."
     for each in found["differences"]:
         yield ""
         for side, flags in (("these", "These flags"), ("those", "--against")):

@@ -1,19 +1,27 @@
 """The frame of every command: read the call, set up the log, enter the namespace, log errors."""
 
+from __future__ import annotations
+
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 
 from ..config.config import OLD_RULES, Config, settle
 from ..config.flags import Flag
 from ..config.read import read_config
 from ..errors import ApplyFailed, BadCall, ProxyInitError
+from ..frozen import replace
 from ..kernel.routing.addresses import global_addresses, has_ipv6
 from ..kernel.system.host import Host
+from ..light import contextmanager
 from ..log import logger
 from ..rules.model import Family, Ruleset
 from ..rulesets import build
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from ..kernel.choice import Choice
 
 
 @contextmanager
@@ -45,12 +53,27 @@ def session(
 
 
 def wanted_rulesets(config: Config) -> list[Ruleset]:
-    """The ruleset of each family that the kernel has."""
+    """The ruleset of each family."""
     families = list(Family)
     if config.ruleset == OLD_RULES and not has_ipv6():
         logger.info("the kernel has no IPv6, so no IPv6 rules are needed")
         families.remove(Family.V6)
     return [build(config, family) for family in families]
+
+
+def chosen(
+    config: Config, rulesets: list[Ruleset], write: bool = True
+) -> tuple[Choice, list[Ruleset]]:
+    """Which backend `wanted_rulesets` go through, and what each family must hold there.
+
+    Unless we are to `write`, no table is brought into being by asking. Raises NodeCannot.
+    """
+    from ..kernel.choice import choose
+
+    choice = choose(config.backend, rulesets, write)
+    if choice.backend.value != config.backend == "auto":
+        rulesets = wanted_rulesets(replace(config, backend=choice.backend.value))
+    return choice, rulesets
 
 
 def print_text(text: str) -> None:

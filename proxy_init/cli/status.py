@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 
 from ..config.config import Mode
-from ..kernel.apply import ApplyOptions, Finding, apply
-from ..kernel.backend import Task
-from ..kernel.choice import choose
-from .session import print_text, session, wanted_rulesets
+from ..kernel.apply import apply
+from ..kernel.findings import ApplyOptions, Finding
+from ..rules.model import Ruleset
+from .session import chosen, print_text, session, wanted_rulesets
 
 DIFFERENT = 3
 
@@ -18,8 +18,7 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
         findings: list[Finding] = []
         if config.mode is Mode.NONE:  # it leaves the kernel as it is
             return 0
-        rulesets = wanted_rulesets(config)
-        choice = choose(config.backend, rulesets, write=False)
+        choice, rulesets = chosen(config, wanted_rulesets(config), write=False)
         choice.load()
         tasks = choice.tasks(rulesets)
         # Each table is read atomically, so the lock is not needed.
@@ -27,17 +26,17 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
         apply(tasks, findings.extend, options)
         lines = [line for finding in findings for line in finding.difference]
         if config.output == "json":
-            print_text(_as_json(tasks, findings))
+            print_text(_as_json(rulesets, findings))
         else:
             print_text("".join(f"{line}\n" for line in lines))
         return DIFFERENT if lines else 0
 
 
-def _as_json(tasks: Sequence[Task], findings: Sequence[Finding]) -> str:
+def _as_json(rulesets: Sequence[Ruleset], findings: Sequence[Finding]) -> str:
     """By family: whether everything is in place, and the lines of the diff."""
-    lines: dict[str, list[str]] = {task.ruleset.family.title: [] for task in tasks}
-    for task, finding in zip(tasks, findings, strict=True):
-        lines[task.ruleset.family.title] += finding.difference
+    lines: dict[str, list[str]] = {ruleset.family.title: [] for ruleset in rulesets}
+    for finding in findings:
+        lines[finding.family.title] += finding.difference
     families = {
         family: {"in_place": not difference, "diff": difference}
         for family, difference in lines.items()

@@ -1,8 +1,14 @@
 """The pod's termination log, which `kubectl describe pod` shows as the container's message."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+
+from ..light import suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DEFAULT = "/dev/termination-log"
 MAX_BYTES = 4096  # kubelet keeps no more

@@ -6,11 +6,15 @@ value only after `=`; a value may look like a flag. Python's own parsers differ 
 points and stop at the first error. This one continues, so that all errors are reported together.
 """
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
 
 from ..errors import Mistake
 from ..frozen import frozen, replace
 from .flags import FLAGS, Flag, FlagKind
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 def _by_spelling(flags: Sequence[Flag]) -> Mapping[str, Flag]:
@@ -30,7 +34,7 @@ class Setting:
     source: str
     text: str
     opposite: bool = False
-    overruled: tuple["Setting", ...] = ()
+    overruled: tuple[Setting, ...] = ()
     """Other variables of the same flag, which this one overrides."""
 
     @property

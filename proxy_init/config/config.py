@@ -6,19 +6,17 @@ the pod's addresses: whether IPv6 is captured.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from enum import Enum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
-
 from ..errors import BadCall, Mistake
 from ..frozen import frozen, replace
+from ..light import Enum
 from ..rules.matches import Destination
 from ..rules.model import Family, PolicyRoute
-from ..rules.networks import Network
+from ..rules.networks import Address, Network, read_network
 from .command_line import Setting
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from typing import Final, TypeAlias
 
 
@@ -28,10 +26,10 @@ class Everything(Enum):
     EVERYTHING = "*"
 
 
+LOOPBACK_V4, LOOPBACK_V6 = read_network("127.0.0.1/32"), read_network("::1/128")
 EVERYTHING: Final = Everything.EVERYTHING
 Ports: TypeAlias = tuple[int, ...]
 Networks: TypeAlias = tuple[Network, ...]
-Address: TypeAlias = IPv4Address | IPv6Address
 
 OLD_RULES = "1.0"
 TPROXY_OUTBOUND_MARK = 1338
@@ -70,7 +68,7 @@ class Config:
     virtual_interfaces: tuple[str, ...]
     owner_groups: tuple[int, ...] | Everything
     owner_groups_excluded: tuple[int, ...]
-    ipv4_loopback: IPv4Network
+    ipv4_loopback: Network
     tproxy_mark: int
     tproxy_route_table: int
     redirect_dns: bool
@@ -134,7 +132,7 @@ class Config:
 
     def loopback(self, family: Family) -> Destination:
         """The destinations that stay inside the pod."""
-        return Destination(self.ipv4_loopback if family is Family.V4 else ip_network("::1/128"))
+        return Destination(self.ipv4_loopback if family is Family.V4 else LOOPBACK_V6)
 
 
 def settle(config: Config, addresses: Sequence[Address]) -> Config:

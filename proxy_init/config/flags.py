@@ -4,10 +4,14 @@ It is the only list of them: parsing, the environment, messages, `--help`, shell
 docs/reference read it.
 """
 
-from collections.abc import Callable, Mapping
-from enum import Enum
+from __future__ import annotations
 
 from ..frozen import frozen
+from ..light import Enum
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 
 class FlagKind(Enum):

@@ -5,21 +5,29 @@ It does not use the kernel, and queries the machine only through `machine.Machin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Network, ip_network
-
 from ..errors import BadCall, Mistake, shown
 from ..frozen import replace
 from ..rules.model import Family
-from ..rules.networks import Network
+from ..rules.networks import Network, network_around
 from . import values
 from .command_line import split
-from .config import EVERYTHING, OLD_RULES, TPROXY_OUTBOUND_MARK, Config, Everything, Mode, Networks
+from .config import (
+    EVERYTHING,
+    LOOPBACK_V4,
+    OLD_RULES,
+    TPROXY_OUTBOUND_MARK,
+    Config,
+    Everything,
+    Mode,
+    Networks,
+)
 from .flags import FLAGS, Flag
 from .settings import Settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
     from .machine import Machine
 
 RESOLV_CONF = "/etc/resolv.conf"
@@ -105,7 +113,7 @@ def _read(settings: Settings) -> Config:
             "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE", settings.group
         ),
         ipv4_loopback=settings.variable(
-            "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR", _ipv4_loopback, IPv4Network("127.0.0.1/32")
+            "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR", _ipv4_loopback, LOOPBACK_V4
         ),
         tproxy_mark=settings.one("tproxy_mark", values.mark, 1337),
         tproxy_route_table=settings.one("tproxy_route_table", values.route_table, 133),
@@ -180,10 +188,10 @@ def _group_or_everything(settings: Settings) -> Callable[[str], int | Everything
     return lambda item: EVERYTHING if item == "*" else settings.group(item)
 
 
-def _ipv4_loopback(item: str) -> IPv4Network:
+def _ipv4_loopback(item: str) -> Network:
     expected = "a CIDR inside 127.0.0.0/8"
     network, _ = values.cidr(item)
-    if not isinstance(network, IPv4Network) or not network.subnet_of(IPv4Network("127.0.0.0/8")):
+    if network.version != 4 or not network.is_loopback:
         raise values.BadValue(item, expected)
     return network
 
@@ -201,7 +209,7 @@ def _dns_servers(settings: Settings) -> Networks:
         if words[:1] != ["nameserver"] or len(words) == 1:
             continue
         try:
-            servers.append(ip_network(values.address(words[1])))
+            servers.append(network_around(values.address(words[1])))
         except values.BadValue as bad:
             settings.warnings.append(
                 f"{RESOLV_CONF}: nameserver {shown(bad.item)} is skipped; expected {bad.expected}"

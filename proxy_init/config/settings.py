@@ -6,10 +6,8 @@ are accepted, and a variable that does not decide what is captured is never an e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-
 from ..errors import Mistake, shown
+from ..light import partial
 from ..rules.networks import Address, Network
 from . import values
 from .command_line import CommandLine, Setting, is_flag, is_service_link, merge
@@ -18,6 +16,7 @@ from .flags import ADVISORY, FLAGS, Flag, FlagKind
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from typing import TypeVar
 
     from .machine import Machine

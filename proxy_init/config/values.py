@@ -3,11 +3,14 @@
 A plain call uses no regular expressions: compiling one takes as long as reading all its values.
 """
 
-from collections.abc import Callable
-from ipaddress import ip_address, ip_network
+from __future__ import annotations
 
 from ..log import LOG_LEVELS
-from ..rules.networks import Address, Network
+from ..rules.networks import Address, Network, network_around, read_address
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HIGHEST_ID = 4294967294  # (uid_t)-1 means "no change" to the kernel, man 2 setresuid
 _LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
@@ -134,12 +137,10 @@ def address(item: str) -> Address:
     """An address without a zone. An IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2) is read as the
     IPv4 address that it holds."""
     try:
-        found = ip_address(item)
+        found = read_address(item)
     except ValueError:
-        raise BadValue(item, "an IPv4 or IPv6 address") from None
-    if "%" in item:
-        raise BadValue(item, "an address without a %zone")
-    return getattr(found, "ipv4_mapped", None) or found
+        raise BadValue(item, "an IPv4 or IPv6 address without a zone") from None
+    return found.ipv4_mapped or found
 
 
 def cidr(item: str) -> tuple[Network, Address]:
@@ -149,11 +150,12 @@ def cidr(item: str) -> tuple[Network, Address]:
     """
     expected = "an IPv4 or IPv6 CIDR such as 10.0.0.0/8 or fd00::/8, or an address"
     text, slash, length = item.partition("/")
+    spelled, zone, _ = text.partition("%")
     try:
-        written = ip_address(text)
+        written = read_address(spelled)
     except ValueError:
         raise BadValue(item, expected, _cidr_hint(item)) from None
-    if "%" in text:
+    if zone:
         raise BadValue(item, expected, "remove the %zone")
     longest = written.max_prefixlen
     if not slash:
@@ -161,10 +163,10 @@ def cidr(item: str) -> tuple[Network, Address]:
     plain = _is_digits(length) and len(length) <= 3 and length == str(int(length))
     if not plain or int(length) > longest:
         raise BadValue(item, expected, f"the prefix length is a number from 0 to {longest}")
-    found, bits = address(text), int(length)
+    found, bits = written.ipv4_mapped or written, int(length)
     if found.version != written.version and bits >= longest - found.max_prefixlen:
-        return ip_network((found.packed, bits - longest + found.max_prefixlen), strict=False), found
-    return ip_network((written.packed, bits), strict=False), found
+        return network_around(found, bits - longest + found.max_prefixlen), found
+    return network_around(written, bits), found
 
 
 def _cidr_hint(item: str) -> str:

@@ -1,10 +1,14 @@
 """Warnings about valid flags that were probably not intended, one line each."""
 
-from collections.abc import Iterator, Mapping
+from __future__ import annotations
 
 from .command_line import Setting
 from .config import EVERYTHING, OLD_RULES, Config, Networks
 from .values import items
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 OWNER_GROUPS = "ISTIO_OUTBOUND_OWNER_GROUPS"
 

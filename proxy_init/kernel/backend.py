@@ -2,27 +2,9 @@
 
 from __future__ import annotations
 
-from enum import Enum
-
 from ..frozen import frozen
+from ..light import Enum
 from ..rules.model import Family, Ruleset
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Protocol
-
-    from ..rules.counts import Count
-    from ..rules.model import Table
-    from ..rules.reconcile import TableEdit
-
-    class Tables(Protocol):
-        """The tables of one family; legacy/libiptc.py says what each method does."""
-
-        def instantiated(self) -> tuple[str, ...]: ...
-        def read(self, name: str) -> Table: ...
-        def counts(self, name: str) -> dict[str, tuple[Count, ...]]: ...
-        def stage(self, edit: TableEdit) -> None: ...
-        def commit(self, name: str) -> None: ...
 
 
 class Backend(Enum):
@@ -47,51 +29,36 @@ class Backend(Enum):
             from .legacy.libiptc import load
 
             load()
-        else:
-            from .nftables import nft
-
-            nft.load()
-
-    def tables(self, family: Family) -> Tables:
-        """The family's tables in this process's network namespace."""
-        if self is Backend.LEGACY:
-            from .legacy import libiptc
-
-            return libiptc.Tables(family)
-        from .nftables import nft
-
-        return nft.Tables(family)
 
 
 @frozen
 class Task:
-    """One family's rules as they go through one backend."""
+    """Rules as they go through one backend: one family's through libiptc, which serves one in a
+    process, all of them natively."""
 
-    ruleset: Ruleset
+    rulesets: tuple[Ruleset, ...]
     backend: Backend
     with_routing: bool = True
-    """Whether the family's routing is seen to here; it is there once, however rules get in."""
+    """Whether the families' routing is seen to here; it is there once, however rules get in."""
+    bridge: tuple[Ruleset, ...] = ()
+    """What is wanted, where TPROXY goes from one backend to another; see nftables/bridge.py."""
 
     @property
     def title(self) -> str:
         """How people may call it."""
-        family = self.ruleset.family.title
-        return family if self.with_routing else f"{family} ({self.backend.value})"
-
-    def tables(self) -> Tables:
-        """The tables of its family, through its backend."""
-        return self.backend.tables(self.ruleset.family)
+        families = " and ".join(ruleset.family.title for ruleset in self.rulesets)
+        return families if self.with_routing else f"{families} ({self.backend.value})"
 
 
 def tables_there(backend: Backend, family: Family) -> tuple[str, ...]:
     """The tables that this namespace has, as far as can be told without loading anything."""
     try:
         if backend is Backend.NFT:
-            from .nftables.nfnetlink import table_names
+            from .nftables.names import names
 
-            return table_names(family)
-        from .legacy.libiptc import instantiated
+            return tuple(name for of, name in names() if of in (None, family))
+        from .system.proc import legacy_tables
 
-        return instantiated(family)
+        return legacy_tables(family)
     except OSError:
         return ()

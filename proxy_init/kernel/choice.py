@@ -1,17 +1,17 @@
 """Which backend a run goes through, and why."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from functools import partial
+from __future__ import annotations
 
 from ..errors import ApplyFailed, NodeCannot, ProxyInitError
 from ..frozen import frozen, replace
 from ..log import logger
 from ..rules.model import Ruleset
-from ..rules.ownership import ours_in
 from .backend import Backend, Task, tables_there
 from .system.refusal import KernelRefused
-from .system.workers import Worker, side_by_side
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 
 @frozen
@@ -24,19 +24,35 @@ class Choice:
     left: tuple[Backend, ...] = ()
 
     def tasks(self, rulesets: Sequence[Ruleset]) -> list[Task]:
-        """All that has to be seen to, for the rulesets to be in place through this one alone."""
-        tasks = [Task(ruleset, self.backend) for ruleset in rulesets]
+        """All that has to be seen to, for the rulesets to be in place through this one alone.
+
+        They are for this backend, see `rulesets.build`.
+        """
+        bridge: tuple[Ruleset, ...] = ()
+        if self.left:
+            from .nftables.bridge import is_transparent
+
+            bridge = tuple(rulesets) if any(map(is_transparent, rulesets)) else ()
+        tasks = list(_tasks(self.backend, rulesets, bridge=bridge))
         for backend in self.left:
-            tasks += [
-                Task(replace(ruleset, tables=()), backend, with_routing=False)
-                for ruleset in rulesets
-            ]
+            nothing = [replace(ruleset, tables=()) for ruleset in rulesets]
+            tasks += _tasks(backend, nothing, with_routing=False, bridge=bridge)
         return tasks
 
     def load(self) -> None:
         """Load what reading and writing take. Raises NodeCannot."""
         for backend in (self.backend, *self.left):
             backend.load()
+
+
+def _tasks(
+    backend: Backend,
+    rulesets: Sequence[Ruleset],
+    with_routing: bool = True,
+    bridge: tuple[Ruleset, ...] = (),
+) -> Iterator[Task]:
+    parts = [tuple(rulesets)] if backend is Backend.NFT else [(ruleset,) for ruleset in rulesets]
+    return (Task(part, backend, with_routing, bridge) for part in parts)
 
 
 def choose(asked: str, rulesets: Sequence[Ruleset], write: bool = True) -> Choice:
@@ -46,7 +62,11 @@ def choose(asked: str, rulesets: Sequence[Ruleset], write: bool = True) -> Choic
     them already, that one. Unless we are to `write`, no table is brought into being by asking.
     Raises NodeCannot where neither works.
     """
-    there = [b for b in Backend if any(tables_there(b, ruleset.family) for ruleset in rulesets)]
+    there = [
+        b
+        for b in Backend
+        if b.value != asked and any(tables_there(b, ruleset.family) for ruleset in rulesets)
+    ]
     if asked != "auto":
         chosen, why = Backend(asked), "as asked for"
         held = _holders(there, rulesets, but=chosen)
@@ -94,21 +114,33 @@ def _holders(
 def _holds_ours(backend: Backend, rulesets: Sequence[Ruleset]) -> bool:
     """Whether any family's tables hold something of ours; who can't be asked is taken not to."""
     try:
+        if backend is Backend.NFT:
+            from .nftables import tables as nf_tables
+
+            return nf_tables.holds_ours(rulesets)
+        from contextlib import ExitStack
+        from functools import partial
+
+        from .system.workers import Worker, side_by_side
+
         backend.load()
         with ExitStack() as stack:
             workers: list[Worker[bool]] = [
-                stack.enter_context(Worker(ruleset.family.title, partial(_look, backend, ruleset)))
+                stack.enter_context(Worker(ruleset.family.title, partial(_look, ruleset)))
                 for ruleset in rulesets
             ]
             found = side_by_side(workers)
-    except ProxyInitError as error:
+        return any(found)
+    except (ProxyInitError, KernelRefused) as error:
         logger.debug("backend %s can't be looked at: %s", backend.value, error)
         return False
-    return any(found)
 
 
-def _look(backend: Backend, ruleset: Ruleset) -> Iterator[bool]:
-    tables = backend.tables(ruleset.family)
+def _look(ruleset: Ruleset) -> Iterator[bool]:
+    from ..rules.ownership import ours_in
+    from .legacy.libiptc import Tables
+
+    tables = Tables(ruleset.family)
     try:
         yield any(ours_in(tables.read(name), ruleset.table(name)) for name in tables.instantiated())
     except KernelRefused as refused:

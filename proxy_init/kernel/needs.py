@@ -5,13 +5,15 @@ from collections.abc import Iterator, Sequence
 from ..errors import NodeCannot
 from ..frozen import frozen, replace
 from ..rules.matches import Destination, InInterface, OutInterface, Protocol, Source
-from ..rules.model import BUILT_IN, Family, Ruleset
+from ..rules.model import Family, Ruleset
+from ..rulesets.native import for_nf_tables
 from .backend import Backend, Task
 from .legacy.sockopt import extension_errno, lacks_x_tables, table_errno
-from .nftables import nfnetlink
+from .nftables.trials import refusal_of, trials_of
 from .routing.policy_routes import Routes
 from .system.capabilities import missing_capabilities
 from .system.modules import State, may_load, modules_directory, state_on_disk
+from .system.namespace import asked_in_a_new_one
 from .system.proc import read
 from .system.refusal import NO_SUCH_TABLE, KernelRefused
 
@@ -44,7 +46,7 @@ def needs(task: Task, write: bool) -> Iterator[Need]:
     Unless we are to `write`, no table is brought into being by asking. Without the capabilities,
     the rest can't be found out, and is left out.
     """
-    backend, family = task.backend, task.ruleset.family
+    backend = task.backend
     missing = missing_capabilities(backend.capabilities)
     remedy = (
         "give the init container securityContext.capabilities."
@@ -54,19 +56,38 @@ def needs(task: Task, write: bool) -> Iterator[Need]:
         remedy += ", or take --backend nft, which does without"
     state = State.MISSING if missing else State.THERE
     yield Need("capability", " and ".join(missing or backend.capabilities), None, state, remedy)
-    yield _software(backend)
-    if missing:
+    if backend is Backend.NFT:
+        yield from () if missing else _nft_needs(task.rulesets)
         return
-    for table in task.ruleset.tables:
-        yield _table(backend, family, table.name, write)
-    unasked = backend is Backend.LEGACY and lacks_x_tables(family)
-    for kind, name in sorted(_extensions(task.ruleset)):
+    yield _libraries()
+    for ruleset in () if missing else task.rulesets:
+        yield from _legacy_needs(ruleset, write)
+
+
+def _nft_needs(rulesets: Sequence[Ruleset]) -> Iterator[Need]:
+    """What is tried in a namespace of its own; where none may be made, in this one, in
+    transactions that end before they are done."""
+    trials = list(trials_of(rulesets))
+    numbers = asked_in_a_new_one(lambda: [refusal_of(trial) for trial in trials])
+    for place, trial in enumerate(trials):
+        number = numbers[place] if numbers else refusal_of(trial)
+        state = State.MISSING if number in NO_SUCH_TABLE else State.NOT_KNOWN
+        remedy = f"on the node, modprobe {' '.join(trial.modules)}"
+        yield Need(trial.kind, trial.name, None, state if number else State.THERE, remedy)
+
+
+def _legacy_needs(ruleset: Ruleset, write: bool) -> Iterator[Need]:
+    family = ruleset.family
+    for table in ruleset.tables:
+        yield _table(family, table.name, write)
+    unasked = lacks_x_tables(family)
+    for kind, name in sorted(_extensions(ruleset)):
         module = f"{'ipt' if family is Family.V4 else 'ip6t'}_{name}"  # an alias that it has
         remedy = f"on the node, modprobe {module}"
         if unasked:
             yield _on_disk(Need(kind, name, family, State.NOT_KNOWN, remedy), module)
             continue
-        revision = highest_revision(backend, family, kind, name)
+        revision = highest_revision(family, kind, name)
         state = State.MISSING if revision is None else State.THERE
         yield Need(kind, name, family, state, remedy, revision)
 
@@ -83,31 +104,30 @@ def routing_needs(ruleset: Ruleset) -> Iterator[Need]:
         yield Need("policy routing", "by fwmark", ruleset.family, state, remedy)
 
 
+def tasks_for(rulesets: Sequence[Ruleset], backend: Backend) -> list[Task]:
+    """The tasks of a backend for rulesets as legacy tables have them."""
+    if backend is Backend.NFT:
+        return [Task(tuple(map(for_nf_tables, rulesets)), backend)]
+    return [Task((ruleset,), backend) for ruleset in rulesets]
+
+
 def missing_needs(rulesets: Sequence[Ruleset], backend: Backend) -> list[Need]:
     """What the rulesets need of a backend and what can't come, what both families need once."""
-    tasks = [Task(ruleset, backend) for ruleset in rulesets]
+    tasks = tasks_for(rulesets, backend)
     all_of_it = (need for task in tasks for need in needs(task, write=False))
     return list(dict.fromkeys(need for need in all_of_it if need.state is State.MISSING))
 
 
-def _software(backend: Backend) -> Need:
-    kind, name = (
-        ("libraries", "of iptables")
-        if backend is Backend.LEGACY
-        else ("programs", "iptables-nft-save and its family")
-    )
+def _libraries() -> Need:
+    kind, name = "libraries", "of iptables"
     try:
-        backend.load()
+        Backend.LEGACY.load()
     except NodeCannot as error:
         return Need(kind, name, None, State.MISSING, str(error))
     return Need(kind, name, None, State.THERE, "")
 
 
-def _table(backend: Backend, family: Family, name: str, write: bool) -> Need:
-    if backend is Backend.NFT:
-        remedy = "on the node, modprobe nf_tables nft_compat nft_chain_nat"
-        state = State.THERE if _nft_takes(family, name) else State.MISSING
-        return Need("table", name, family, state, remedy)
+def _table(family: Family, name: str, write: bool) -> Need:
     prefix = "ip" if family is Family.V4 else "ip6"
     module = f"{prefix}table_{name}"
     remedy = (
@@ -148,15 +168,6 @@ def _in_kernel(module: str) -> bool:
     return symbol in text.replace("\t", "\n")
 
 
-def _nft_takes(family: Family, table: str) -> bool:
-    try:
-        for chain in BUILT_IN[table]:
-            nfnetlink.try_chain(family, table, chain)
-    except OSError:
-        return False
-    return True
-
-
 def _extensions(ruleset: Ruleset) -> set[tuple[str, str]]:
     header = Source | Destination | InInterface | OutInterface | Protocol
     needed: set[tuple[str, str]] = set()
@@ -171,13 +182,11 @@ def _extensions(ruleset: Ruleset) -> set[tuple[str, str]]:
     return needed
 
 
-def highest_revision(backend: Backend, family: Family, kind: str, name: str) -> int | None:
+def highest_revision(family: Family, kind: str, name: str) -> int | None:
     """The highest revision of a match or target that the kernel has, None where it has none;
     asking makes the kernel load its module."""
 
     def there(revision: int) -> bool:
-        if backend is Backend.NFT:
-            return nfnetlink.has_revision(family, kind, name, revision)
         return extension_errno(family, kind, name, revision) == 0
 
     return next(filter(there, range(_HIGHEST_REVISION, -1, -1)), None)

@@ -1,42 +1,50 @@
 """What the kernel holds now, of ours and of others; nothing is changed."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from ..rules.model import PolicyRoute, Table
-from .backend import Task
+from ..rules.inet_tables import PRIORITIES
+from ..rules.model import PolicyRoute, Ruleset, Table
+from .backend import Backend, Task
 from .diagnose import explained
 from .routing.policy_routes import Routes
 from .system.refusal import KernelRefused
-from .system.workers import Worker, side_by_side
+from .system.workers import Worker
 
 
 @dataclass(frozen=True)
 class Present:
-    """One family's tables, those that this namespace has, and its policy routes of our form."""
+    """One family's tables, those that this namespace has, each with the priority with which it is
+    asked and its title, which of one of ours is its name; and its policy routes of our form."""
 
-    tables: tuple[Table, ...]
+    tables: tuple[tuple[int, str, Table], ...]
     policy_routes: tuple[PolicyRoute, ...]
 
 
-def present(tasks: Sequence[Task]) -> list[Present]:
-    """Read the tasks, side by side. Raises ApplyFailed or NodeCannot."""
-    with ExitStack() as stack:
-        workers: list[Worker[Present]] = [
-            stack.enter_context(Worker(task.title, partial(_read, task))) for task in tasks
-        ]
-        return side_by_side(workers)
+def present(ruleset: Ruleset, backend: Backend) -> Present:
+    """Read one family's tables. Raises ApplyFailed or NodeCannot."""
+    with Worker(ruleset.family.title, partial(_read, ruleset, backend)) as worker:
+        worker.ask()
+        return worker.answer()
 
 
-def _read(task: Task) -> Iterator[Present]:
-    family = task.ruleset.family
-    tables = task.tables()
+def _read(ruleset: Ruleset, backend: Backend) -> Iterator[Present]:
     try:
-        yield Present(
-            tuple(tables.read(name) for name in tables.instantiated()),
-            Routes(family).policy_routes(),
-        )
+        yield Present(_tables(ruleset, backend), Routes(ruleset.family).policy_routes())
     except KernelRefused as refused:
-        raise explained(refused, task) from refused
+        raise explained(refused, Task((ruleset,), backend)) from refused
+
+
+def _tables(ruleset: Ruleset, backend: Backend) -> tuple[tuple[int, str, Table], ...]:
+    family = ruleset.family
+    if backend is Backend.NFT:
+        from .nftables import tables as nf_tables
+        from .nftables.snapshot import walkable
+
+        return tuple(walkable(nf_tables.read(everything=True), family))
+    from .legacy.libiptc import Tables
+
+    tables = Tables(family)
+    names = tables.instantiated()
+    return tuple((PRIORITIES[name], name, tables.read(name)) for name in names)

@@ -1,9 +1,10 @@
 """The packet and byte counters of rules."""
 
-from typing import NamedTuple
+from ..frozen import frozen
 
 
-class Count(NamedTuple):
+@frozen
+class Count:
     """How many packets and bytes a rule has matched since it was added."""
 
     packets: int

@@ -4,13 +4,16 @@ The spelling follows iptables 1.8 (iptables/iptables.c `print_rule4`, libxtables
 `xtables_save_string`).
 """
 
-from collections.abc import Iterable, Iterator
+from __future__ import annotations
 
 from .matches import Comment, Destination, InInterface, Match, OutInterface, Protocol, Source
 from .model import BUILT_IN, Family, Rule, Ruleset, Table
-from .networks import network_text
 from .options import Option
 from .targets import Goto
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 _UNQUOTED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 
@@ -72,9 +75,9 @@ def rule_text(rule: Rule) -> str:
 def _match_text(match: Match) -> str:
     match match:
         case Source(network, negated):
-            return _header("-s", network_text(network), negated)
+            return _header("-s", str(network), negated)
         case Destination(network, negated):
-            return _header("-d", network_text(network), negated)
+            return _header("-d", str(network), negated)
         case InInterface(name, negated):
             return _header("-i", name, negated)
         case OutInterface(name, negated):

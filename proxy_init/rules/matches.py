@@ -6,14 +6,13 @@ libiptc and every reader of the kernel share one definition of each match.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ..frozen import frozen
-from .networks import Network
+from .networks import Address, Network
 from .options import Option, read_spelling
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from typing import TypeAlias
 
     from .options import Spellings
@@ -192,6 +191,61 @@ class Comment:
 
 
 @frozen
+class DestinationSet:
+    """A set of nf_tables: the packet's destination lies in one of its networks.
+
+    `ranges` are their first and last addresses as numbers, in order and apart; none overlap.
+    """
+
+    title: str
+    version: int
+    ranges: tuple[tuple[int, int], ...]
+    name = "set"
+
+    @classmethod
+    def of(cls, title: str, networks: Sequence[Network]) -> DestinationSet:
+        """A set of networks of one family; those that lie in others are left out."""
+        bits = networks[0].max_prefixlen
+        starts = ((int(each.network_address), bits - each.prefixlen) for each in networks)
+        ranges: list[tuple[int, int]] = []
+        for start, minus_hosts in sorted((start, -hosts) for start, hosts in starts):
+            if not ranges or start > ranges[-1][1]:
+                ranges.append((start, start + (1 << -minus_hosts) - 1))
+        return cls(title, networks[0].version, tuple(ranges))
+
+    @property
+    def comment(self) -> str:
+        """What the set is for, in the kernel beside it."""
+        flag = {"captured": "-i", "excluded": "-x"}.get(self.title.split("-")[1], "")
+        count = len(self.ranges)
+        return f"{count:,} network{'s' * (count != 1)} of {flag}"
+
+    def networks(self) -> Iterator[Network]:
+        """Its networks, where all ranges are such."""
+        bits = 32 if self.version == 4 else 128
+        for first, last in self.ranges:
+            yield Network(Address(first.to_bytes(bits // 8)), bits - (last - first).bit_length())
+
+    def __contains__(self, address: Address) -> bool:
+        from bisect import bisect_right
+
+        place = bisect_right(self.ranges, (int(address), 1 << 128)) - 1
+        return (
+            address.version == self.version and place >= 0 and int(address) <= self.ranges[place][1]
+        )
+
+    def options(self) -> tuple[Option, ...]:
+        from zlib import crc32
+
+        content = crc32(repr(self.ranges).encode())
+        return (
+            Option("match-set", f"{self.title} dst"),
+            Option("networks", str(len(self.ranges))),
+            Option("checksum", f"{content:08x}"),
+        )
+
+
+@frozen
 class UnknownMatch:
     """An extension that we do not use, or do not use in this form; keeps its iptables spelling."""
 
@@ -215,6 +269,7 @@ ExtensionMatch: TypeAlias = (
     | State
     | ConntrackState
     | Comment
+    | DestinationSet
     | UnknownMatch
 )
 Match: TypeAlias = HeaderMatch | ExtensionMatch

@@ -4,14 +4,19 @@ Everything here is a frozen value that does not depend on the machine. Matches a
 matches.py and targets.py.
 """
 
-from collections.abc import Iterable
-from enum import Enum
-from ipaddress import ip_network
+from __future__ import annotations
 
 from ..frozen import frozen
+from ..light import Enum
 from .matches import Destination, InInterface, Match, OutInterface, Source
-from .networks import Network
+from .networks import Network, read_network
 from .targets import Target
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_PASSTHROUGH_V4, _PASSTHROUGH_V6 = read_network("127.0.0.6/32"), read_network("::6/128")
 
 
 class Family(Enum):
@@ -28,13 +33,16 @@ class Family(Enum):
     @property
     def passthrough(self) -> Network:
         """The source address from which a proxy forwards inbound connections to the application."""
-        return ip_network("127.0.0.6/32" if self is Family.V4 else "::6/128")
+        return _PASSTHROUGH_V4 if self is Family.V4 else _PASSTHROUGH_V6
 
     @property
     def any_address(self) -> str:
         """The unspecified address, which stands for every local address."""
         return "0.0.0.0" if self is Family.V4 else "::"
 
+
+PREFIX = "ISTIO_"
+"""What the names of our chains begin with."""
 
 BUILT_IN: dict[str, tuple[str, ...]] = {
     "raw": ("PREROUTING", "OUTPUT"),
@@ -103,7 +111,7 @@ class Table:
     chains: tuple[Chain, ...]
 
     @classmethod
-    def empty(cls, name: str) -> "Table":
+    def empty(cls, name: str) -> Table:
         """The table as it is in a new network namespace."""
         return cls(name, tuple(Chain(chain, (), policy="ACCEPT") for chain in BUILT_IN[name]))
 

@@ -6,12 +6,12 @@ uid. This finds the rules of other flags, of the other rule set, and of the prog
 replaces. All other rules are foreign, even if they look similar.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from functools import partial
+from __future__ import annotations
+
 from itertools import pairwise
 
 from ..frozen import frozen
+from ..light import partial
 from .matches import (
     Comment,
     ConnectionMark,
@@ -25,10 +25,13 @@ from .matches import (
     State,
     UnknownMatch,
 )
-from .model import BUILT_IN, Chain, Rule, Table
+from .model import BUILT_IN, PREFIX, Chain, Rule, Table
 from .targets import NON_TERMINATING, Goto, Jump, Reject, RestoreMark, SaveMark, SetMark, Verdict
 
-PREFIX = "ISTIO_"
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 
 
 @frozen
@@ -154,6 +157,10 @@ def _returns_for_interfaces(
     the jump to ISTIO_INBOUND or ISTIO_OUTPUT, or above the position where that jump belongs.
     """
     arriving = list(_numbered(_prerouting(table), _return_on_arrival))
+    if not arriving:
+        return
+    from collections import Counter  # here and below: few rules name interfaces, and it takes 1 ms
+
     leaving = list(_numbered(table.chain("OUTPUT"), _return_on_departure))
     captures = dict(_numbered(_prerouting(table), _capture_on_arrival))
     behind_captures = set(_behind_captures(table, captures, expected))
@@ -204,6 +211,8 @@ def _behind_captures(
     be listed twice), RETURNs with a twin in OUTPUT are left to -c, unless `expected` has the same
     captures, and with them the number.
     """
+    if not captures:
+        return
     arriving = list(_numbered(_prerouting(table), _return_on_arrival))
     leaving = _counted(table, "OUTPUT", _return_on_departure)
     for name in set(captures.values()):
@@ -224,11 +233,15 @@ def _last(captures: Mapping[int, str], name: str) -> int:
 
 def _captured(table: Table, name: str) -> Counter[tuple[object, ...]]:
     """The captures of an interface that -k names, each with how often it is present."""
+    from collections import Counter
+
     rules = _rules(table, "PREROUTING")
     return Counter(_without_comment(rule) for rule in rules if _capture_on_arrival(rule) == name)
 
 
 def _counted(table: Table, chain: str, name_of: Callable[[Rule], str | None]) -> Counter[str]:
+    from collections import Counter
+
     return Counter(name for _, name in _numbered(table.chain(chain), name_of))
 
 
@@ -239,10 +252,14 @@ def _rules(table: Table, name: str) -> tuple[Rule, ...]:
 
 def _expected_returns(table: Table, expected: Table | None, known: Set[int]) -> Iterator[int]:
     """The positions of the RETURNs of -k without a twin that `expected` wants without one, too."""
+    here = list(_numbered(_prerouting(table), _return_on_arrival))
+    if not here:
+        return
+    from collections import Counter
+
     chain = _prerouting(expected)
     wanted = Counter(name for _, name in _numbered(chain, _return_on_arrival))
     top = chain.rules[: chain.top] if chain else ()
-    here = list(_numbered(_prerouting(table), _return_on_arrival))
     wanted -= Counter(name for number, name in here if number in known)
     captured = set(map(_capture_on_arrival, top))
     alone = (name for name in map(_return_on_arrival, top) if name not in captured)

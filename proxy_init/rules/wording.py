@@ -14,6 +14,7 @@ from .matches import (
     Destination,
     DestinationPort,
     DestinationPorts,
+    DestinationSet,
     InInterface,
     Mark,
     Match,
@@ -28,7 +29,7 @@ from .matches import (
     UnknownMatch,
 )
 from .model import Rule
-from .networks import Network, network_text
+from .networks import Network
 from .options import Option
 from .targets import (
     ConntrackZone,
@@ -91,7 +92,7 @@ def printable(text: str) -> str:
 
 def address(network: Network) -> str:
     """A network as text; a single address without its prefix length."""
-    text = network_text(network)
+    text = str(network)
     return text.partition("/")[0] if network.prefixlen == network.max_prefixlen else text
 
 
@@ -125,6 +126,8 @@ def _match(match: Match) -> str:
             return "for an open socket"
         case State(states) | ConntrackState(states):
             return f"state {_either(states)}"
+        case DestinationSet(_, _, ranges):
+            return f"to one of {len(ranges):,} networks"
         case Comment(text):
             return f"comment {printable(text)}"
         case UnknownMatch(name, options):

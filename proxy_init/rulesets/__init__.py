@@ -8,12 +8,21 @@ from . import current, istio_1_0
 
 
 def build(config: Config, family: Family) -> Ruleset:
-    """The ruleset that `config` asks for in `family`; empty if nothing is captured there."""
+    """The ruleset that `config` asks for in `family`; empty if nothing is captured there.
+
+    For the backend nft, these are the rules as nf_tables takes them.
+    """
     if config.mode is Mode.NONE or config.cleanup_only:
         return Ruleset(family)
     rules = istio_1_0 if config.ruleset == "1.0" else current
-    ruleset = rules.build(config, family)
-    return _with_comments(ruleset) if config.comments else ruleset
+    ruleset: Ruleset = rules.build(config, family)
+    if config.comments:
+        ruleset = _with_comments(ruleset)
+    if config.backend != "nft":
+        return ruleset
+    from .native import for_nf_tables
+
+    return for_nf_tables(ruleset)
 
 
 def _with_comments(ruleset: Ruleset) -> Ruleset:

@@ -9,25 +9,24 @@ merged first, so the networks never overlap, and all CIDRs of a list have the sa
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from ipaddress import collapse_addresses, ip_network
-from itertools import count
-
 from ..frozen import frozen
 from ..rules.matches import Destination
 from ..rules.model import Rule
-from ..rules.networks import Network
+from ..rules.networks import Address, Network, network_around
 from ..rules.targets import Goto
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import TypeAlias
+
+    Chains: TypeAlias = Mapping[str, tuple[Rule, ...]]
 
 LONG = 500
 """Longer lists become trees. This many as a list cost each new connection 2 µs, a tenth of its time
 without them; as a tree, they cost the program's run 5 ms (tests/bench)."""
 WIDTH = 32
 """The most rules in a chain of a tree, not counting the one for all other destinations."""
-
-Chains = Mapping[str, tuple[Rule, ...]]
 
 
 @frozen
@@ -53,7 +52,10 @@ def list_or_tree(
     longest = {"auto": LONG, "always": WIDTH, "never": len(networks)}[when]
     if len(networks) <= longest:
         return Tree(tuple(map(rule_for, networks)), {})
-    merged = list(collapse_addresses(networks))  # type: ignore[type-var]  # all of one family
+    from collections import deque  # which a short list does without
+    from itertools import count
+
+    merged = _merged(networks)
     splitter = _Splitter(merged)
     names = (f"{prefix}_{number}" for number in count(1))
     chains: dict[str, tuple[Rule, ...]] = {}
@@ -73,12 +75,27 @@ def list_or_tree(
     return Tree(chains.pop(""), chains)
 
 
+def _merged(networks: Sequence[Network]) -> list[Network]:
+    """The fewest networks of one family that have the same addresses, in order."""
+    merged: list[Network] = []
+    for network in sorted(networks, key=lambda each: (each.network_address.packed, each.prefixlen)):
+        if merged and network.network_address in merged[-1]:
+            continue
+        merged.append(network)
+        while len(merged) > 1 and merged[-2].prefixlen == merged[-1].prefixlen:
+            around = network_around(merged[-2].network_address, merged[-1].prefixlen - 1)
+            if merged[-1].network_address not in around:
+                break
+            merged[-2:] = [around]
+    return merged
+
+
 class _Splitter:
     """Splits disjoint, sorted networks into parts, each inside a network of its own. A part is a
     range of indices.
 
-    netaddr's spanning_cidr would make this shorter, but takes 25 ms to load: with 1,000 CIDRs, half
-    as long as the whole run.
+    netaddr's cidr_merge and spanning_cidr would make this and `_merged` shorter, but netaddr takes
+    25 ms to load: with 1,000 CIDRs, half as long as the whole run.
     """
 
     def __init__(self, networks: Sequence[Network]) -> None:
@@ -102,9 +119,11 @@ class _Splitter:
     def parent(self, part: range) -> Network:
         """The smallest network that contains a part."""
         start, bits = self._common(part)
-        return ip_network((start.to_bytes(self._bits // 8), self._bits - bits))
+        return Network(Address(start.to_bytes(self._bits // 8)), self._bits - bits)
 
     def _halves(self, part: range) -> tuple[range, range]:
+        from bisect import bisect_left
+
         start, bits = self._common(part)
         upper_half = start + (1 << bits - 1)
         middle = bisect_left(self._starts, upper_half, part.start, part.stop)

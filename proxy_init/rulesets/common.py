@@ -1,13 +1,26 @@
 """Chains and rules that both rule sets share."""
 
-from collections.abc import Iterable, Iterator
-from types import MappingProxyType
+from __future__ import annotations
 
 from ..config.config import EVERYTHING, Config
-from ..rules.matches import Destination, DestinationPort, InInterface, OutInterface, Protocol
+from ..rules.matches import (
+    Destination,
+    DestinationPort,
+    DestinationSet,
+    InInterface,
+    OutInterface,
+    Protocol,
+)
 from ..rules.model import Chain, Family, Rule, Table
+from ..rules.networks import Network
 from ..rules.targets import ACCEPT, RETURN, Goto, Jump, Redirect, SetMark, Tproxy
-from .cidr_tree import Chains, Tree, list_or_tree
+from .cidr_tree import Tree, list_or_tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from .cidr_tree import Chains
 
 TCP, UDP = Protocol("tcp"), Protocol("udp")
 FROM_LOOPBACK, TO_LOOPBACK = InInterface("lo"), OutInterface("lo")
@@ -25,10 +38,10 @@ TO_INBOUND = Rule((TCP,), INBOUND, "inbound TCP: the chain ISTIO_INBOUND decides
 
 
 def table_of(
-    name: str, further: Chains = MappingProxyType({}), *, top: int = 0, **chains: Iterable[Rule]
+    name: str, further: Chains | None = None, *, top: int = 0, **chains: Iterable[Rule]
 ) -> Table:
     """A table of the chains with rules. The `top` rules of PREROUTING go above foreign ones."""
-    held = ((chain, tuple(rules)) for chain, rules in (*chains.items(), *further.items()))
+    held = ((chain, tuple(rules)) for chain, rules in {**chains, **(further or {})}.items())
     return Table(
         name,
         tuple(
@@ -96,24 +109,20 @@ def by_destination(
     chain of the tree continues there.
     """
     networks = config.outbound_networks
-    captured = list_or_tree(
-        config.cidr_tree,
+    captured = _listed(
+        config,
+        "captured",
         () if networks is EVERYTHING else config.networks(networks, family),
-        "ISTIO_CAPTURED",
-        lambda network: Rule(
-            (Destination(network),), REDIRECT, f"outbound to {network} is captured (-i)"
-        ),
+        lambda match, what: Rule((match,), REDIRECT, f"outbound to {what} is captured (-i)"),
     )
     all_else = [Rule((), REDIRECT, "all other outbound traffic is captured (-i)")]
     rest = (*ports, *captured.rules, *(all_else if networks is EVERYTHING else ()), *last)
     continuation = [Rule((), NOT_EXCLUDED, "the destination is not excluded")] if rest else []
-    excluded = list_or_tree(
-        config.cidr_tree,
+    excluded = _listed(
+        config,
+        "excluded",
         config.networks(config.outbound_excluded_networks, family),
-        "ISTIO_EXCLUDED",
-        lambda network: Rule(
-            (Destination(network),), RETURN, f"outbound to {network} is excluded (-x)"
-        ),
+        lambda match, what: Rule((match,), RETURN, f"outbound to {what} is excluded (-x)"),
         continuation,
     )
     if not excluded.chains:
@@ -122,3 +131,39 @@ def by_destination(
         (*first, *excluded.rules, *continuation),
         {"ISTIO_NOT_EXCLUDED": rest, **excluded.chains, **captured.chains},
     )
+
+
+def _listed(
+    config: Config,
+    word: str,
+    networks: Sequence[Network],
+    rule_for: Callable[[Destination | DestinationSet, str], Rule],
+    last: Sequence[Rule] = (),
+) -> Tree:
+    """The rules for a list of one family's networks; `rule_for` is given what one of them matches,
+    and that in words."""
+    if config.backend == "nft":
+        return Tree(tuple(rule_for(*each) for each in destinations(word, networks)), {})
+    return list_or_tree(
+        config.cidr_tree,
+        networks,
+        f"ISTIO_{word.upper()}",
+        lambda network: rule_for(Destination(network), str(network)),
+        last,
+    )
+
+
+MOST_SINGLE_NETWORKS = 32
+"""Of more networks, nf_tables make a set: one look-up, where each rule of a list would cost every
+new connection some 50 ns."""
+
+
+def destinations(
+    word: str, networks: Sequence[Network]
+) -> Iterator[tuple[Destination | DestinationSet, str]]:
+    """What matches one of a family's networks in nf_tables, each match with its words."""
+    if len(networks) <= MOST_SINGLE_NETWORKS:
+        yield from ((Destination(network), str(network)) for network in networks)
+    else:
+        title = f"istio-{word}-ipv{networks[0].version}"
+        yield DestinationSet.of(title, networks), f"one of {len(networks):,} networks"

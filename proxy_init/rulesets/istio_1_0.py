@@ -3,7 +3,7 @@
 IPv4 only, except for the IPv6 chain INPUT, which rejects connections that would bypass the proxy.
 """
 
-from collections.abc import Iterator
+from __future__ import annotations
 
 from ..config.config import EVERYTHING, Config, Mode
 from ..rules.matches import Destination, DestinationPort, Match, OwnerGid, OwnerUid, Socket, State
@@ -26,6 +26,10 @@ from .common import (
     nat_redirect,
     table_of,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SSH_PORT = 22
 

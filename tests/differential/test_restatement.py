@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from ipaddress import ip_address
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +17,7 @@ from proxy_init.cli.apply import dry_run_text
 from proxy_init.config.config import settle
 from proxy_init.config.read import read_config
 from proxy_init.rules.model import Family
+from proxy_init.rules.networks import read_address
 from proxy_init.rulesets import build
 from tests.differential.restatement import FLAGS, SWITCHES, Pod, lines, restated, rows
 from tests.strategies import VALUES_OF_CURRENT, Call, ipv4_loopbacks, owner_groups
@@ -111,7 +111,7 @@ def dry_run(call: Call, pod: Pod) -> str:
     """What the program prints for a call in a pod."""
     machine = FakeMachine(pod.users, pod.groups, {"/etc/resolv.conf": pod.resolv_conf})
     config = read_config((*call.flags, "--dry-run"), call.environ, machine)
-    config = settle(config, [ip_address(address) for address in pod.addresses])
+    config = settle(config, [read_address(address) for address in pod.addresses])
     return dry_run_text(config, [build(config, family) for family in Family])
 
 

@@ -9,6 +9,20 @@ from pods import ENVIRONMENT
 from tests.running import fresh_namespace
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what is marked `with_legacy_tables` where it would run through nf_tables."""
+    items[:] = [
+        item
+        for item in items
+        if not (item.get_closest_marker("with_legacy_tables") and _backend(item) == "nft")
+    ]
+
+
+def _backend(item: pytest.Item) -> object:
+    call = getattr(item, "callspec", None)
+    return call.params.get("backend") if call else None
+
+
 @pytest.fixture(autouse=True)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test that is marked `both_backends` runs through: the program, and what it is compared

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +11,20 @@ import pytest
 from pods import connect, listener, make_pod, namespace
 from proxy_init.kernel import needs
 from proxy_init.kernel.backend import Backend
-from proxy_init.kernel.nftables import nft
-from proxy_init.rules.model import Family
-from tests.fault_injection import NET_ADMIN, NET_RAW, replace, run_patched, run_with, told
+from proxy_init.kernel.nftables import tables, trials
+from proxy_init.rules.model import BUILT_IN, Family
+from tests.fault_injection import (
+    NET_ADMIN,
+    NET_RAW,
+    replace,
+    replace_in_tables,
+    run_patched,
+    run_with,
+    told,
+)
 from tests.foreign import NONE_MADE, tables_made
 from tests.no_legacy import take_away_every_legacy_table, take_away_legacy_tables
-from tests.running import BOTH, Result, by_table, fresh_namespace, run_in, with_rules
+from tests.running import BOTH, Result, by_table, fresh_namespace, our_listing, run_in, with_rules
 from tests.schemas import read_json
 
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
@@ -32,11 +39,14 @@ both_ways = pytest.mark.parametrize(
 
 
 def held(name: str, backend: Backend) -> dict[Family, dict[str, str]]:
-    """What the system's own program prints of a backend, by family and table."""
-    found = {}
+    """What other programs print of a backend's tables that hold anything, by family and table."""
+    found: dict[Family, dict[str, str]] = {}
     for family, prefix in zip(BOTH, ("ip", "ip6"), strict=True):
-        result = namespace.run(name, [f"{prefix}tables-{backend.value}-save"])
-        found[family] = with_rules(by_table(result.stdout))
+        saved = namespace.run(name, [f"{prefix}tables-{backend.value}-save"]).stdout
+        found[family] = with_rules(by_table(saved))
+        if backend is Backend.NFT:
+            own = {table: our_listing(name, table, family) for table in BUILT_IN}
+            found[family] |= {f"our {table}": text for table, text in own.items() if text}
     return found
 
 
@@ -49,27 +59,15 @@ def words(result: Result) -> dict[str, str]:
 NOTHING: dict[Family, dict[str, str]] = {Family.V4: {}, Family.V6: {}}
 
 
-@pytest.mark.parametrize("flags", [ALL, TPROXY, (*ALL, "--ruleset", "1.0")], ids=str)
-def test_both_backends_hold_the_same(fresh: str, flags: tuple[str, ...]) -> None:
-    if "1.0" in flags:
-        flags = tuple(flag for flag in flags if flag != "--ipv6")
+@pytest.mark.parametrize("flags", [ALL, TPROXY, (*ALL[:-1], "--ruleset", "1.0")], ids=str)
+def test_each_backend_leaves_the_tables_of_the_other_alone(
+    fresh: str, flags: tuple[str, ...]
+) -> None:
     with fresh_namespace() as other:
         assert run_in(fresh, *flags, *LEGACY).status == 0
         assert run_in(other, *flags, *NFT).status == 0
-        assert held(fresh, Backend.LEGACY) == held(other, Backend.NFT) != NOTHING
+        assert held(fresh, Backend.LEGACY) != NOTHING != held(other, Backend.NFT)
         assert held(fresh, Backend.NFT) == held(other, Backend.LEGACY) == NOTHING
-
-
-def test_64_owner_groups_are_one_rule_that_nf_tables_take(fresh: str) -> None:
-    # More words than iptables-nft-restore's parser can handle, spelled as iptables-save does.
-    environ = {"ISTIO_OUTBOUND_OWNER_GROUPS": ",".join(map(str, range(2000, 2064)))}
-    for flags in (ALL, (*ALL, "-x", "10.0.0.0/8"), ALL):
-        result = run_in(fresh, *flags, *NFT, environ=environ)
-        assert (result.status, words(result)["result"]) == (0, "applied"), result.stderr
-    assert run_in(fresh, "status", *ALL, environ=environ).stdout == ""
-    with fresh_namespace() as other:
-        assert run_in(other, *ALL, *LEGACY, environ=environ).status == 0
-        assert held(fresh, Backend.NFT) == held(other, Backend.LEGACY) != NOTHING
 
 
 def test_auto_is_legacy_where_nothing_speaks_against_it(fresh: str) -> None:
@@ -118,20 +116,21 @@ def test_a_backend_that_is_asked_for_takes_over_all_of_it(
 def test_a_take_over_that_fails_leaves_the_old_one_as_it_was(
     fresh: str, old: Backend, new: Backend
 ) -> None:
-    from proxy_init.kernel import apply
     from proxy_init.kernel.system.refusal import KernelRefused
 
     assert run_in(fresh, *TPROXY, "--backend", old.value).status == 0
     before = held(fresh, old)
+    # What the old one commits: that its rules go.
+    going = {"mangle"} if old is Backend.LEGACY else {"nf_tables"}
 
     def poor() -> None:
-        def commit(real: Callable[..., None], tables: object, name: str, *rest: object) -> None:
-            if name == "mangle" and marker.exists():
+        def commit(real: Callable[..., object], tables: object, name: str) -> object:
+            if name in going and marker.exists():
                 marker.unlink()
-                raise KernelRefused("table mangle", 12)
-            real(tables, name, *rest)
+                raise KernelRefused(f"table {name}", 12)
+            return real(tables, name)
 
-        replace(apply, "_commit", commit)
+        replace_in_tables("commit", commit)
 
     marker = Path("/tmp") / f"proxy-init-test-{os.getpid()}"
     marker.touch()
@@ -152,72 +151,6 @@ def test_clean_clears_both(fresh: str) -> None:
     assert run_in(fresh, "status", *ALL).status == 3
     assert run_in(fresh, "clean").status == 0
     assert held(fresh, Backend.LEGACY) == held(fresh, Backend.NFT) == NOTHING
-
-
-def test_a_rule_that_another_program_puts_in_while_we_write_is_not_mistaken_for_ours(
-    fresh: str,
-) -> None:
-    assert run_in(fresh, *ALL, *NFT, "-c", "eth5").status == 0
-
-    def hasty() -> None:
-        def check(real: Callable[..., None], tables: nft.Tables, name: str) -> None:
-            if tables._family is Family.V4 and not done:
-                done.append(name)
-                rule = ["-I", "PREROUTING", "-i", "eth7", "-j", "RETURN"]
-                subprocess.run(["iptables-nft", "-t", name, *rule], check=True)
-            real(tables, name)
-
-        done: list[str] = []
-        replace(nft.Tables, "_ensure_unchanged", check)
-
-    assert run_patched(fresh, hasty, *ALL, *NFT, "-c", "eth6").status == 0
-    with fresh_namespace() as other:
-        rule = ["-t", "nat", "-I", "PREROUTING", "-i", "eth7", "-j", "RETURN"]
-        namespace.run(other, ["iptables-nft", *rule]).check_returncode()
-        assert run_in(other, *ALL, *NFT, "-c", "eth6").status == 0
-        assert held(fresh, Backend.NFT) == held(other, Backend.NFT)
-
-
-def test_what_changes_the_kernel_for_us_holds_the_lock_even_if_we_are_killed(
-    fresh: str, tmp_path: Path
-) -> None:
-    lock, seen = tmp_path / "lock", tmp_path / "seen"
-
-    def watched() -> None:
-        def check(real: Callable[[nft.Tables, str], None], tables: nft.Tables, name: str) -> None:
-            (child,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-            if lock in {path.resolve() for path in Path(f"/proc/{child}/fd").iterdir()}:
-                seen.touch()
-            real(tables, name)
-
-        replace(nft.Tables, "_ensure_unchanged", check)
-
-    environ = {"XTABLES_LOCKFILE": str(lock)}
-    result = run_patched(fresh, watched, *ALL[:-1], "--no-ipv6", *NFT, environ=environ)
-    assert result.status == 0, result.stderr
-    assert seen.exists()
-
-
-def test_a_reading_that_another_program_disturbs_is_made_again(fresh: str) -> None:
-    assert run_in(fresh, *ALL, *NFT).status == 0
-
-    def disturb() -> None:
-        def saved(real: Callable[[nft.Tables, str], str], tables: nft.Tables, name: str) -> str:
-            text = real(tables, name)
-            if done:
-                return text
-            # As seen of iptables-nft-save 1.8.9, once in a thousand commits beside it.
-            done.append(name)
-            rule = ["-A", "FORWARD", "-j", "ACCEPT"]
-            subprocess.run(["iptables-nft", "-t", "mangle", *rule], check=True)
-            return "".join(line * (1 + ("ISTIO_" in line)) for line in text.splitlines(True))
-
-        done: list[str] = []
-        replace(nft.Tables, "_saved", saved)
-
-    result = run_patched(fresh, disturb, "status", *ALL, *NFT)
-    assert (result.status, result.stdout) == (0, ""), result.stderr
-    assert "mangle" in held(fresh, Backend.NFT)[Family.V4]
 
 
 # Kernels and containers that lack one of them.
@@ -243,7 +176,7 @@ def test_without_legacy_tables_auto_is_nft_and_traffic_is_redirected(
         assert result.status == 0, result.stderr
         assert words(result)["backend"] == "nft"
         assert "backend nft: this kernel has no legacy table" in result.stderr
-        assert tables_made(pod.namespace)[Family.V4] == ["nat"]
+        assert tables_made(pod.namespace)[Family.V4] == ["table inet istio-proxy-nat"]
         assert held(pod.namespace, Backend.LEGACY) == NOTHING
         for address in ("198.51.100.7", "2001:db8:1::7"):
             assert connect(pod.namespace, address, 80).who == "proxy"
@@ -255,14 +188,17 @@ def test_without_legacy_tables_auto_is_nft_and_traffic_is_redirected(
         assert connect(pod.namespace, "198.51.100.7", 80).who == "outside"
 
 
-def without_programs() -> None:
-    nft.program.cache_clear()
-    setattr(shutil, "which", lambda *_, **__: None)  # noqa: B010  # mypy forbids to assign it
+def without_nf_tables() -> None:
+    def connected(_: object, protocol: int) -> object:
+        raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
+
+    for module in (tables, trials):
+        replace(module, "connected", connected)
 
 
 def without_either() -> None:
     take_away_legacy_tables()
-    without_programs()
+    without_nf_tables()
 
 
 def test_where_neither_works_the_error_is_what_check_says(fresh: str) -> None:
@@ -270,8 +206,9 @@ def test_where_neither_works_the_error_is_what_check_says(fresh: str) -> None:
     assert result.status == 4
     *lines, summary = told(result)
     assert lines[1] == "backend legacy: this kernel has no legacy tables loaded for IPv4"
-    assert lines[2].startswith("backend nft: missing programs")
-    assert "Debian's package iptables has it" in lines[2]
+    assert lines[2] == (
+        "backend nft: missing table nat: on the node, modprobe nf_tables nft_chain_nat"
+    )
     assert summary.startswith("result=failed backend=none")
     checked = run_patched(fresh, without_either, "check", *ALL, "-O", "json")
     assert checked.status == 4
@@ -284,17 +221,20 @@ def test_where_neither_works_the_error_is_what_check_says(fresh: str) -> None:
         for each in found["backends"]
     }
     assert missing["legacy"] == {("table", "nat")}
-    assert missing["nft"] == {("programs", "iptables-nft-save and its family")}
+    assert missing["nft"] >= {("table", "nat"), ("expression", "redir")}
     assert tables_made(fresh) == NONE_MADE
 
 
-@pytest.mark.parametrize(("asked", "lacking"), [(NFT, without_programs), (LEGACY, without_either)])
+@pytest.mark.parametrize(
+    ("asked", "lacking", "named"),
+    [(NFT, without_nf_tables, "nft_chain_nat"), (LEGACY, without_either, "iptable_nat")],
+)
 def test_a_backend_that_is_asked_for_and_missing_is_a_failure_with_its_remedy(
-    fresh: str, asked: tuple[str, ...], lacking: Callable[[], None]
+    fresh: str, asked: tuple[str, ...], lacking: Callable[[], None], named: str
 ) -> None:
     result = run_patched(fresh, lacking, *ALL, *asked)
     assert result.status == 4
-    assert any("iptables" in line for line in told(result))
+    assert any(named in line for line in told(result)), told(result)
     assert tables_made(fresh) == NONE_MADE
 
 
@@ -309,7 +249,8 @@ def test_check_finds_all_there_and_touches_nothing(fresh: str, flags: tuple[str,
     assert (found["works"], found["backend"]) == (True, "legacy")
     for each in found["backends"]:
         kinds = [need["kind"] for need in each["needs"]]
-        assert each["works"] and {"capability", "table", "match", "target"} <= set(kinds)
+        of_tables = {"match", "target"} if each["backend"] == "legacy" else {"expression"}
+        assert each["works"] and {"capability", "table", *of_tables} <= set(kinds)
         assert all(
             (need["revision"] is not None) == (need["kind"] in ("match", "target"))
             for need in each["needs"]

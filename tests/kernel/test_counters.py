@@ -22,6 +22,7 @@ from tests.running import (
     counted_by_programs,
     program,
     run_in,
+    with_legacy_tables,
 )
 from tests.schemas import read_json
 
@@ -72,6 +73,7 @@ def in_the_listing(name: str) -> list[tuple[str, str, str, int, int]]:
     return sorted(found)
 
 
+@with_legacy_tables
 @pytest.mark.parametrize("flags", [ALL, TPROXY, OLD], ids=["REDIRECT", "TPROXY", "1.0"])
 def test_counts_are_those_of_the_system_s_own_listing(
     fresh: str, flags: tuple[str, ...], tmp_path: Path
@@ -102,6 +104,7 @@ def test_counts_are_those_of_the_system_s_own_listing(
     )
 
 
+@with_legacy_tables
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize(
     ("uid", "port", "whys"),
@@ -140,6 +143,7 @@ def test_traffic_raises_the_counts_of_the_rules_that_it_meets(
     }
 
 
+@with_legacy_tables
 def test_what_comes_in_is_counted_too(pod: Pod) -> None:
     connect(pod.outside, pod.address(4), 8080, interface="to-eth0")
     assert matched(counters(pod.namespace, *ALL)) == {
@@ -156,6 +160,7 @@ def test_what_comes_in_is_counted_too(pod: Pod) -> None:
 # Rules that differ from what the flags want.
 
 
+@with_legacy_tables
 def test_missing_and_unwanted_rules_are_named(fresh: str) -> None:
     assert run_in(fresh, *ALL).status == 0
     run(fresh, program(Family.V4), "-t", "nat", "-D", "ISTIO_OUTPUT", "1")
@@ -175,6 +180,7 @@ def test_missing_and_unwanted_rules_are_named(fresh: str) -> None:
     assert re.search(r"never +any UDP: passes\n +not wanted by these flags", text)
 
 
+@with_legacy_tables
 def test_the_rules_of_others_are_left_out(fresh: str, tmp_path: Path) -> None:
     plant(fresh, tmp_path)
     assert counters(fresh, "-m", "NONE") == []
@@ -255,6 +261,7 @@ def has_more(watcher: subprocess.Popen[str], seconds: float) -> bool:
     return bool(select.select([watcher.stdout], [], [], seconds)[0])
 
 
+@with_legacy_tables
 def test_watching_shows_what_changes_as_it_changes_and_nothing_else(pod: Pod) -> None:
     with watching(pod.namespace, *ALL, "--watch", "0.2", "-O", "json") as watcher:
         assert watcher.stdout is not None
@@ -276,6 +283,7 @@ def test_watching_shows_what_changes_as_it_changes_and_nothing_else(pod: Pod) ->
         assert watcher.stdout.read() == ""
 
 
+@with_legacy_tables
 def test_watching_as_text(pod: Pod) -> None:
     with watching(pod.namespace, *ALL, "--watch=0.2") as watcher:
         assert watcher.stdout is not None

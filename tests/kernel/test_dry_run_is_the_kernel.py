@@ -12,6 +12,7 @@ from tests.running import (
     restored,
     run_in,
     saved,
+    with_legacy_tables,
     with_rules,
 )
 from tests.strategies import IN_THE_KERNEL, Call, calls
@@ -25,6 +26,7 @@ TODAY = (
 )
 
 
+@with_legacy_tables
 @settings(IN_THE_KERNEL, max_examples=60)
 @given(calls())
 @example(Call(USUAL))
@@ -48,6 +50,7 @@ def test_dry_run_equals_what_the_kernel_holds_after_applying(call: Call) -> None
         assert (again.status, "result=unchanged" in again.stderr) == (0, True), again.stderr
 
 
+@with_legacy_tables
 @settings(IN_THE_KERNEL, max_examples=15)
 @given(calls())
 @pytest.mark.parametrize("family", BOTH, ids=lambda family: family.title)

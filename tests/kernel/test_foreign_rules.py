@@ -28,6 +28,7 @@ from tests.running import (
     run_here,
     run_in,
     saved,
+    with_legacy_tables,
     with_rules,
 )
 
@@ -69,6 +70,7 @@ def routing(name: str) -> str:
 # Writers.
 
 
+@with_legacy_tables
 def test_the_rules_of_a_writer_that_ignores_the_lock_survive_and_ours_are_right_in_the_end(
     fresh: str, tmp_path: Path
 ) -> None:
@@ -196,6 +198,7 @@ def test_cleaning_and_applying_at_once_leaves_all_or_nothing(fresh: str, tmp_pat
     assert (rules(fresh), routing(fresh)) in [result_of(fresh, *TPROXY), nothing]
 
 
+@with_legacy_tables
 def test_a_lock_that_iptables_restore_holds_for_seconds_is_waited_for(
     fresh: str, tmp_path: Path
 ) -> None:

@@ -14,11 +14,9 @@ import pytest
 
 from pods import Pod, listener, make_pod
 from pods.namespace import Tell, process
-from tests.running import backend_under_test, both_backends, run_in
+from tests.running import both_backends, run_in
 
-pytestmark = both_backends
-
-CHANGES = {"legacy": 200, "nft": 40}  # these take longer
+CHANGES = 200
 LONGEST = 300.0  # seconds that a client goes on at most
 
 EVERYTHING = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
@@ -63,7 +61,7 @@ def _answers_while_flags_change(
                 results[f"{direction}, IPv{version}"] = receiver
                 client = partial(_client, address, port, stop, sender)
                 running.enter_context(process(namespace, client, uid=1000, gid=1000))
-        for number in range(CHANGES[backend_under_test()]):
+        for number in range(CHANGES):
             changed = run_in(pod.namespace, *flags[(number + 1) % 2])
             assert changed.status == 0, changed.stderr
             assert "result=applied" in changed.stderr
@@ -77,6 +75,21 @@ def _client(address: str, port: int, stop: Event, sender: Connection, tell: Tell
     time.sleep(LONGEST)  # until the block that it runs for ends
 
 
+LEGACY, NFT = ("--backend", "legacy"), ("--backend", "nft")
+# Between the hooks of mangle and of nat, so that packets take long from one to the other.
+SLOW = """
+table inet theirs {{
+    chain in {{
+        type filter hook prerouting priority -120; {rules}
+    }}
+    chain out {{
+        type filter hook output priority -120; {rules}
+    }}
+}}
+""".format(rules="tcp dport 9 ct mark 7;" * 1500)
+
+
+@both_backends
 @pytest.mark.parametrize(
     ("flags", "versions"),
     [
@@ -90,7 +103,32 @@ def _client(address: str, port: int, stop: Event, sender: Connection, tell: Tell
 def test_no_connection_slips_by_or_fails_while_rules_are_replaced(
     flags: tuple[tuple[str, ...], tuple[str, ...]], versions: tuple[int, ...]
 ) -> None:
+    _change_all_the_time(flags, versions)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ((*EVERYTHING, *NFT), (*TPROXY, *NFT)),
+        ((*EVERYTHING, *LEGACY), (*EVERYTHING, *NFT)),
+        ((*TPROXY, *LEGACY), (*TPROXY, *NFT)),
+        ((*EVERYTHING, *LEGACY), (*TPROXY, *NFT)),
+        ((*TPROXY, *LEGACY), (*EVERYTHING, *NFT)),
+    ],
+    ids=["mode", "backend", "backend, TPROXY", "both", "both, the other way"],
+)
+def test_nor_where_packets_take_long_through_the_hooks(
+    flags: tuple[tuple[str, ...], tuple[str, ...]],
+) -> None:
+    _change_all_the_time(flags, (4, 6), SLOW)
+
+
+def _change_all_the_time(
+    flags: tuple[tuple[str, ...], tuple[str, ...]], versions: tuple[int, ...], foreign: str = ""
+) -> None:
     with make_pod() as pod, ExitStack() as listening:
+        if foreign:
+            pod.run(["nft", foreign]).check_returncode()
         for namespace, who, ports, uid, transparent in (
             (pod.namespace, "proxy", (15001, 15006), 1337, True),
             (pod.namespace, "app", (8080,), 1000, False),
@@ -103,7 +141,7 @@ def test_no_connection_slips_by_or_fails_while_rules_are_replaced(
     # Thousands of connections, so that every moment of a change is met by some.
     assert len(answers) == 2 * len(versions)
     fewest = min(sum(counted.values()) for counted in answers.values())
-    assert fewest > CHANGES[backend_under_test()]
+    assert fewest > CHANGES
     assert {name: set(counted) for name, counted in answers.items()} == {
         name: {"proxy"} for name in answers
     }, answers

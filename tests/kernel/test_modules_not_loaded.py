@@ -1,5 +1,6 @@
 """Modules that are not loaded yet: what can come is told from what can't."""
 
+import errno
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -84,7 +85,7 @@ def test_auto_is_legacy_where_only_its_tables_can_come(fresh: str, tmp_path: Pat
     list_modules(tmp_path, "iptable_nat", aliases=ALIASES)
 
     def only_modules() -> None:
-        replace(needs, "_nft_takes", lambda *_: False)
+        replace(needs, "refusal_of", lambda *_: errno.ENOENT)
         in_modules(tmp_path, True)
 
     checked = run_patched(fresh, only_modules, "check", *ALL, "--no-ipv6", "-O", "json")

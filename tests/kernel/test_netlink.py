@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from pods import namespace
-from proxy_init.kernel.routing.rtnetlink import Netlink, connected
+from proxy_init.frozen import replace
+from proxy_init.kernel.routing.rtnetlink import connected
+from proxy_init.kernel.system.netlink import Connection
 
 FAMILIES: dict[int, str] = {socket.AF_INET: "-4", socket.AF_INET6: "-6"}
-INTERRUPTED = 0x10  # NLM_F_DUMP_INTR, linux/netlink.h
 
 
 def rules_in(name: str, family: int) -> list[tuple[int, int]]:
@@ -22,7 +23,7 @@ def rules_in(name: str, family: int) -> list[tuple[int, int]]:
     def ask() -> list[tuple[int, int]]:
         with connected() as netlink:
             found = netlink.get("rule", family)
-        return [(each.get("priority", 0), each.get("table")) for each in found]
+        return [(each.get("priority", 0), each["table"]) for each in found]
 
     return namespace.call(name, ask)
 
@@ -41,13 +42,12 @@ def test_a_list_of_many_messages_is_told_whole(fresh: str, tmp_path: Path, famil
 
 def interrupted(times: int) -> Callable[[Any], Iterator[Any]]:
     """How the kernel answers if the list changes while it tells so many of them."""
-    real, asked = Netlink._answers, iter(range(1000))
+    real, asked = Connection._answers, iter(range(1000))
 
-    def answers(netlink: Netlink) -> Iterator[Any]:
+    def answers(connection: Connection) -> Iterator[Any]:
         changed = next(asked) < times
-        for message in real(netlink):
-            message["header"]["flags"] |= INTERRUPTED * changed
-            yield message
+        for answer in real(connection):
+            yield replace(answer, disturbed=changed or answer.disturbed)
 
     return answers
 
@@ -57,10 +57,10 @@ def test_a_list_that_changes_meanwhile_is_asked_for_again(
 ) -> None:
     rules = rules_in(fresh, socket.AF_INET)
     with monkeypatch.context() as patch:
-        patch.setattr(Netlink, "_answers", interrupted(3))
+        patch.setattr(Connection, "_answers", interrupted(3))
         assert rules_in(fresh, socket.AF_INET) == rules
     with monkeypatch.context() as patch:
-        patch.setattr(Netlink, "_answers", interrupted(1000))
+        patch.setattr(Connection, "_answers", interrupted(1000))
         with pytest.raises(OSError, match="changes all the time") as caught:
             rules_in(fresh, socket.AF_INET)
         assert caught.value.errno == errno.EAGAIN

@@ -16,7 +16,7 @@ from proxy_init.rules.iptables_save import ruleset_text
 from proxy_init.rules.model import Family, Ruleset
 from proxy_init.rulesets import build
 from tests.damaged_rules import damaged
-from tests.running import both_backends, program, restored, run_in
+from tests.running import both_backends, program, restored, run_in, with_legacy_tables
 
 OUTBOUND, INBOUND, TUNNEL = 15001, 15006, 15008
 ELSEWHERE = (22, 53, 80, 443, 8080, TUNNEL)
@@ -100,6 +100,7 @@ def test_the_kernel_confirms_a_counterexample_of_damaged_rules(
     assert confirmed >= 10
 
 
+@with_legacy_tables
 @both_backends
 def test_live_rules_are_held_against_what_the_flags_promise(pod: Pod) -> None:
     assert run_in(pod.namespace, *FLAGS).status == 0

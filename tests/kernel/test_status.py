@@ -21,6 +21,7 @@ from tests.running import (
     restored,
     run_in,
     saved,
+    with_legacy_tables,
 )
 from tests.schemas import read_json
 
@@ -100,6 +101,7 @@ def in_place(name: str, *flags: str) -> bool:
     )
 
 
+@with_legacy_tables
 @any_flags
 def test_where_nothing_is_there_all_that_is_wanted_is_missing(
     fresh: str, flags: tuple[str, ...]
@@ -122,6 +124,7 @@ def test_where_all_is_in_place_it_is_silent(fresh: str, flags: tuple[str, ...]) 
     assert in_place(fresh, *flags)
 
 
+@with_legacy_tables
 def test_the_difference_is_a_unified_diff_from_the_kernel_to_what_is_wanted(fresh: str) -> None:
     applied(fresh, *ALL)
     run(fresh, program(Family.V6), "-t", "nat", "-D", "ISTIO_INBOUND", "2")
@@ -229,6 +232,7 @@ DAMAGE = {
 }
 
 
+@with_legacy_tables
 @both_families
 @pytest.mark.parametrize(("flags", "deeds", "named"), DAMAGE.values(), ids=DAMAGE)
 def test_what_was_done_to_rules_of_ours_is_named_and_apply_repairs_it(
@@ -248,6 +252,7 @@ def test_what_was_done_to_rules_of_ours_is_named_and_apply_repairs_it(
     assert in_place(fresh, *flags)
 
 
+@with_legacy_tables
 @both_families
 def test_rules_in_another_order_are_named(fresh: str, family: Family) -> None:
     applied(fresh, *ALL)
@@ -264,6 +269,7 @@ def test_rules_in_another_order_are_named(fresh: str, family: Family) -> None:
     assert in_place(fresh, *ALL)
 
 
+@with_legacy_tables
 @both_families
 @pytest.mark.parametrize(("flags", "table"), [(EXCLUDING, "nat"), (TPROXY, "mangle")])
 @pytest.mark.parametrize("lost", ["PREROUTING -i", "OUTPUT -o"])
@@ -307,6 +313,7 @@ def output_rules(name: str, family: Family, table: str = "nat") -> list[str]:
     return [line for line in lines if line.startswith("-A OUTPUT")]
 
 
+@with_legacy_tables
 @both_families
 @pytest.mark.parametrize("rule", TAKES_ALL)
 def test_a_jump_behind_a_foreign_rule_that_takes_all_is_out_of_sight(
@@ -337,6 +344,7 @@ def test_a_jump_behind_a_foreign_rule_that_takes_some_is_in_place(
     assert whole(fresh) == before
 
 
+@with_legacy_tables
 @both_families
 @pytest.mark.parametrize(("protocol", "sight"), [("udp", False), ("tcp", True)])
 def test_rules_about_dns_zones_are_out_of_sight_behind_what_takes_all_udp(
@@ -420,6 +428,7 @@ def test_an_address_that_is_not_wanted_is_named(fresh: str) -> None:
     assert in_place(fresh, *OLD)
 
 
+@with_legacy_tables
 @both_families
 def test_a_table_left_by_the_other_mode_is_named(fresh: str, family: Family) -> None:
     applied(fresh, *TPROXY)
@@ -433,6 +442,7 @@ def test_a_table_left_by_the_other_mode_is_named(fresh: str, family: Family) -> 
     assert in_place(fresh, *ALL)
 
 
+@with_legacy_tables
 def test_what_the_other_rule_set_left_is_named(fresh: str) -> None:
     applied(fresh, *OLD)
     left = saved(fresh, Family.V6)["filter"]
@@ -498,6 +508,7 @@ def test_with_the_two_capabilities_it_sees_all(fresh: str, uid: int) -> None:
         assert result.status == expected, result.stderr
 
 
+@with_legacy_tables
 @both_families
 def test_what_the_iptables_program_wrote_is_read_as_meant(fresh: str, family: Family) -> None:
     flags = (*ALL, "-c", "veth+,eth1", "-k", "net+")

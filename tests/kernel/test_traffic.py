@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from ipaddress import ip_address
 from typing import NamedTuple
 
 import pytest
 
 from pods import TIMEOUT, Endpoint, Pod, connect, listener, make_pod, namespace
 from pods.traffic import Protocol
+from proxy_init.rules.networks import read_address
 from tests.running import both_backends, run_in
 
 pytestmark = both_backends
@@ -515,7 +515,7 @@ SYN, ACK = 0x02, 0x10
 
 def _answered(source: str, destination: str) -> bool:
     """Whether the pod answers a SYN/ACK that nobody asked for, which conntrack calls INVALID."""
-    family = socket.AF_INET if ip_address(source).version == 4 else socket.AF_INET6
+    family = socket.AF_INET if read_address(source).version == 4 else socket.AF_INET6
     with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP) as raw:
         raw.settimeout(5)
         raw.bind((source, 0))
@@ -536,7 +536,7 @@ def _answered(source: str, destination: str) -> bool:
 def _segment(source: str, destination: str, port: int, flags: int) -> bytes:
     """A TCP header (RFC 9293, 3.1) with its checksum."""
     header = struct.pack("!HHIIBBHHH", 40000, port, 1, 1, 5 << 4, flags, 1024, 0, 0)
-    pseudo = ip_address(source).packed + ip_address(destination).packed
+    pseudo = read_address(source).packed + read_address(destination).packed
     pseudo += struct.pack("!HH", socket.IPPROTO_TCP, len(header))
     total = sum(struct.unpack(f"!{len(pseudo + header) // 2}H", pseudo + header))
     while total >> 16:

@@ -25,7 +25,7 @@ from pods import (
 )
 from pods.traffic import Protocol
 from proxy_init.rules.model import Family
-from tests.running import both_backends, program, run_in
+from tests.running import both_backends, program, run_in, with_legacy_tables
 
 pytestmark = both_backends
 
@@ -373,6 +373,7 @@ def test_the_application_answers_the_client_by_way_of_the_proxy(
             assert answer.peer.port != answer.via.peer.port
 
 
+@with_legacy_tables
 @each_version
 def test_without_the_restored_mark_the_application_answers_past_the_proxy(version: int) -> None:
     """So that the test above is known to see it."""

@@ -42,6 +42,7 @@ from tests.running import (
     program,
     run_here,
     run_in,
+    with_legacy_tables,
 )
 from tests.schemas import read_json
 from tests.strategies import IN_THE_KERNEL, Call, calls
@@ -419,6 +420,7 @@ def test_a_container_that_only_probes_passes_where_all_is_in_place(mode: str, po
     assert held(pod) == before
 
 
+@with_legacy_tables
 @both_modes
 def test_an_init_container_cannot_be_the_proxy_and_notices_all_the_same(
     mode: str, pod: Pod
@@ -443,6 +445,7 @@ def test_an_init_container_cannot_be_the_proxy_and_notices_all_the_same(
 # Where the proxy is at work already.
 
 
+@with_legacy_tables
 @both_modes
 def test_the_ports_of_a_proxy_that_runs_are_left_to_it(mode: str, pod: Pod) -> None:
     flags = (*USUAL, "--ipv6", "-m", mode, "-O", "json")
@@ -476,6 +479,7 @@ def test_of_an_agent_that_runs_nothing_is_said(pod: Pod) -> None:
 # How it ends, and what it leaves.
 
 
+@with_legacy_tables
 def test_a_probe_that_fails_says_what_was_expected_and_how_to_see_why(pod: Pod) -> None:
     applied(pod, *USUAL, "--ipv6")
     iptables(pod, Family.V6, "-t", "nat", "-D", "ISTIO_OUTPUT", "-j", "ISTIO_REDIRECT")
@@ -568,6 +572,7 @@ def test_applying_may_validate(mode: str, pod: Pod) -> None:
     assert "IPv6 probe passed: the proxy to its own pod" in result.stderr
 
 
+@with_legacy_tables
 def test_validation_after_applying_meets_rules_of_others(pod: Pod, tmp_path: Path) -> None:
     words = ("-t", "nat", "-A", "OUTPUT", "-d", "198.51.100.0/24", "-j", "ACCEPT")
     iptables(pod, Family.V4, *words)

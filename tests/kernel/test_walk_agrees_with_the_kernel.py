@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from ipaddress import ip_address
 from typing import Literal
 
 import pytest
@@ -22,12 +21,12 @@ from proxy_init.analysis.packet_walk import (
     alternatives,
     walk,
 )
-from proxy_init.cli.pod_network import live_backends, pod_network_of
+from proxy_init.cli.pod_network import live_rules, pod_network_of
 from proxy_init.config.config import settle
 from proxy_init.config.read import read_config
 from proxy_init.kernel.system.host import Host
 from proxy_init.rules.model import BUILT_IN, Family
-from proxy_init.rules.networks import Address
+from proxy_init.rules.networks import Address, read_address
 from proxy_init.rulesets import build
 from tests.running import backend_under_test, both_backends, restored, run_in
 from tests.strategies import IN_THE_KERNEL, lists
@@ -134,7 +133,7 @@ def pod() -> Iterator[Pod]:
 def own_addresses(pod: Pod) -> frozenset[Address]:
     """The pod's addresses."""
     own = (pod.address(version, name) for version in (4, 6) for name in ("eth0", "eth1"))
-    return frozenset(map(ip_address, own))
+    return frozenset(map(read_address, own))
 
 
 def pod_networks(pod: Pod, words: tuple[str, ...]) -> dict[int, PodNetwork]:
@@ -158,9 +157,9 @@ def packet_of(pod: Pod, attempt: Attempt) -> Packet:
     return Packet(
         attempt.direction,
         attempt.protocol,
-        ip_address(source),
+        read_address(source),
         40000,
-        ip_address(attempt.to),
+        read_address(attempt.to),
         attempt.port,
         attempt.interface,
         attempt.uid,
@@ -291,4 +290,5 @@ def live(family: Family, words: tuple[str, ...]) -> PodNetwork:
     flags = (*words, "--backend", backend_under_test())
     config = settle(read_config(flags, {}, Host()), [])
     wanted = build(config, family)
-    return pod_network_of(wanted, frozenset(), *live_backends(config, [wanted]))
+    backends, _ = live_rules(config)
+    return pod_network_of(wanted, frozenset(), *backends)

@@ -1,7 +1,5 @@
 """Whatever is thrown at it, a call is understood or refused; nothing gets through unchecked."""
 
-from ipaddress import ip_address, ip_network
-
 import netaddr
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -14,6 +12,7 @@ from proxy_init.config.read import read_config
 from proxy_init.errors import BadCall
 from proxy_init.rules.iptables_save import ruleset_text
 from proxy_init.rules.model import Family
+from proxy_init.rules.networks import read_address, read_network
 from proxy_init.rulesets import build
 
 from .fakes import VARIABLES_WITHOUT_A_FLAG, FakeMachine, bounded
@@ -57,7 +56,7 @@ def outcome(
     """The Config of a call, or None if it is refused as it should be."""
     try:
         config = read_config(argv, environ, machine)
-        return settle(config, [ip_address("fd00::7" if dual_stack else "10.0.0.7")])
+        return settle(config, [read_address("fd00::7" if dual_stack else "10.0.0.7")])
     except BadCall as refusal:
         lines = str(refusal).split("\n")
         assert refusal.mistakes
@@ -191,7 +190,7 @@ def test_a_cidr_is_what_netaddr_says_it_is(address: object, data: st.DataObject)
     text = str(address) if length is None else f"{address}/{length}"
     network, as_written = values.cidr(text)
     theirs = as_ipv4_where_mapped(netaddr.IPNetwork(text))
-    assert network == ip_network(str(theirs.cidr))
+    assert network == read_network(str(theirs.cidr))
     assert network.num_addresses == theirs.size
     written = netaddr.IPAddress(str(address))
     written = written.ipv4() if written.is_ipv4_mapped() else written
@@ -207,9 +206,9 @@ def as_ipv4_where_mapped(network: netaddr.IPNetwork) -> netaddr.IPNetwork:
 
 @bounded
 @given(texts)
-def test_what_is_taken_for_a_cidr_is_one_to_netaddr_too(text: str) -> None:
+def test_an_accepted_cidr_is_valid_for_netaddr_too(text: str) -> None:
     try:
         network, _ = values.cidr(text)
     except values.BadValue:
         return
-    assert network == ip_network(str(as_ipv4_where_mapped(netaddr.IPNetwork(text)).cidr))
+    assert network == read_network(str(as_ipv4_where_mapped(netaddr.IPNetwork(text)).cidr))

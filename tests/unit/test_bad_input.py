@@ -200,7 +200,7 @@ def test_the_table_is_long_enough() -> None:
 
 
 @each_bad_call
-def test_a_mistake_is_one_line_that_says_where_what_and_what_is_allowed(
+def test_an_error_is_one_line_that_says_where_what_and_what_is_allowed(
     argv: list[str], environ: dict[str, str], source: str, words: tuple[str, ...]
 ) -> None:
     [line] = complaints(*argv, **environ)
@@ -233,17 +233,17 @@ SEVERAL = ["-p", "0", "-b", "http,80,99999", "--no-such=1", "-m", "redirect", "s
 SEVERAL_SOURCES = ["command line", "command line", "-x", "-p", "-m", "-b", "-b", "DROP_INVALID"]
 
 
-def test_all_mistakes_of_a_call_are_reported_together() -> None:
+def test_all_errors_of_a_call_are_reported_together() -> None:
     lines = complaints(*SEVERAL, DROP_INVALID="2")
     assert sorted(line.partition(":")[0] for line in lines) == sorted(SEVERAL_SOURCES)
 
 
-def test_a_mistake_and_a_contradiction_are_reported_together() -> None:
+def test_an_error_and_a_contradiction_are_reported_together() -> None:
     lines = complaints("-4", "-p", "x", ISTIO_OUTBOUND_OWNER_GROUPS="*,5")
     assert len(lines) == 3
 
 
-def test_a_long_list_of_mistakes_is_cut_and_counted() -> None:
+def test_a_long_list_of_errors_is_cut_and_counted() -> None:
     lines = complaints("-b", ",".join(f"x{n}" for n in range(1000)), "-p", "y")
     assert len(lines) < 20
     assert any("990 more" in line for line in lines)
@@ -257,7 +257,7 @@ def test_the_flag_that_swallowed_the_next_one_is_named_although_its_value_is_lef
     assert '-x took the next flag as its value; write -x "" for none' in line
 
 
-def test_a_variable_swallows_no_flag() -> None:
+def test_a_variable_does_not_get_the_hint_about_the_next_flag() -> None:
     [line] = complaints(ISTIO_SERVICE_EXCLUDE_CIDR="-b")
     assert "took the next flag" not in line
 
@@ -272,7 +272,7 @@ def test_in_mode_tproxy_the_outbound_mark_is_refused() -> None:
 
 @pytest.mark.parametrize("namespace", ["/no/such/namespace", "no-such-namespace", "/dev/null", "/"])
 @pytest.mark.parametrize("source", ["--network-namespace", "NETWORK_NAMESPACE"])
-def test_a_namespace_that_is_none_is_a_wrong_call(
+def test_a_file_that_is_not_a_namespace_is_an_error_of_the_call(
     namespace: str, source: str, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
     as_flag = source.startswith("-")
@@ -299,7 +299,7 @@ def test_the_program_as_a_person_runs_it() -> None:
     assert all(line.startswith("proxy-init: ") for line in lines)
 
 
-def test_bytes_that_are_no_text_are_refused_like_anything_else() -> None:
+def test_invalid_utf_8_is_an_error_like_any_other() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "proxy_init", "-p", b"\xff\xfe", b"-\xff", "-c", b"a\xffb "],
         env={"PATH": os.defpath, "PYTHONPATH": str(ROOT), "ENVOY_USER": "\udcff"},

@@ -60,7 +60,7 @@ def test_the_leading_word_of_today_s_manifests_changes_nothing(
     assert capsys.readouterr().out == bare
 
 
-def test_the_leading_word_is_none_anywhere_else(call: Call, capsys: Captured) -> None:
+def test_the_word_istio_iptables_is_accepted_only_in_front(call: Call, capsys: Captured) -> None:
     assert call("-n", *USUAL, "istio-iptables") == 2
     assert "'istio-iptables'" in capsys.readouterr().err
 
@@ -71,7 +71,7 @@ def test_a_dry_run_in_mode_none_shows_no_rules(call: Call, capsys: Captured) -> 
 
 
 @pytest.mark.parametrize("flags", [("-m", "NONE"), ("--skip-rule-apply",)], ids=" ".join)
-def test_what_writes_nothing_succeeds_and_says_so_in_the_last_line(
+def test_a_run_that_writes_nothing_succeeds_with_the_result_unchanged(
     flags: tuple[str, ...], call: Call, capsys: Captured
 ) -> None:
     assert call(*USUAL, *flags) == 0
@@ -93,7 +93,7 @@ def test_the_log_goes_to_stderr_and_holds_warnings_and_notes(call: Call, capsys:
     ("level", "levels"),
     [("info", {"info", "warn"}), ("default:warn", {"warn"}), ("error", set()), ("none", set())],
 )
-def test_the_log_holds_what_is_of_its_level(
+def test_the_log_has_the_messages_of_its_level_and_above(
     level: str, levels: set[str], call: Call, capsys: Captured
 ) -> None:
     assert call("-n", *USUAL, "-b", "80", f"--log_output_level={level}") == 0
@@ -115,7 +115,7 @@ def test_names_cannot_forge_lines_of_the_log(call: Call, capsys: Captured) -> No
     assert "\x1b" not in err
 
 
-def test_a_cause_that_is_met_before_applying_is_told_too(
+def test_an_error_before_applying_is_logged_too(
     call: Call, capsys: Captured, monkeypatch: pytest.MonkeyPatch, last_words: Path
 ) -> None:
     def enter(name: str, source: str = "") -> None:
@@ -129,7 +129,7 @@ def test_a_cause_that_is_met_before_applying_is_told_too(
     assert last_words.read_text() == "that takes CAP_SYS_ADMIN"
 
 
-def test_output_that_cannot_be_written_is_a_failure_that_is_told() -> None:
+def test_output_that_cannot_be_written_is_a_reported_failure() -> None:
     with Path("/dev/full").open("wb") as full:
         result = subprocess.run(
             [sys.executable, "-m", "proxy_init", "-n", *USUAL],
@@ -215,7 +215,7 @@ def test_the_examples_of_the_help_are_calls_that_the_program_takes_without_a_war
 # Options that only one command has.
 
 
-def test_mistakes_in_a_command_s_own_options_are_told_with_the_others(
+def test_errors_in_the_options_of_a_command_are_reported_with_the_others(
     call: Call, capsys: Captured
 ) -> None:
     assert call("graph", "--format", "png", "-p", "0", "--no-ipv6") == 2

@@ -1,7 +1,6 @@
 """From flags, variables and files to one checked value."""
 
 import shlex
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 import pytest
 
@@ -9,6 +8,7 @@ from proxy_init.config.config import EVERYTHING, Config, Mode, settle
 from proxy_init.errors import BadCall
 from proxy_init.frozen import replace
 from proxy_init.rules.model import Family
+from proxy_init.rules.networks import read_address, read_network
 
 from .fakes import FakeMachine, complaints, read, read_on
 
@@ -56,15 +56,15 @@ FIELDS = [
         "outbound_networks",
         (),
         ("*", EVERYTHING),
-        ("10.1.2.3/8,fd00::1", (IPv4Network("10.0.0.0/8"), IPv6Network("fd00::1/128"))),
+        ("10.1.2.3/8,fd00::1", (read_network("10.0.0.0/8"), read_network("fd00::1/128"))),
     ),
     (
         "--istio-service-exclude-cidr",
         "ISTIO_SERVICE_EXCLUDE_CIDR",
         "outbound_excluded_networks",
         (),
-        ("10.1.2.3", (IPv4Network("10.1.2.3/32"),)),
-        ("fd00::/8,10.0.0.0/8", (IPv6Network("fd00::/8"), IPv4Network("10.0.0.0/8"))),
+        ("10.1.2.3", (read_network("10.1.2.3/32"),)),
+        ("fd00::/8,10.0.0.0/8", (read_network("fd00::/8"), read_network("10.0.0.0/8"))),
     ),
     (
         "--istio-outbound-ports",
@@ -179,7 +179,7 @@ ALICE = FakeMachine(
 
 
 @each_field
-def test_a_flag_beats_its_variable_which_beats_the_default(
+def test_a_flag_overrides_its_variable_and_a_variable_the_default(
     flag: str, variable: str, field: str, default: object, one: Value, other: Value
 ) -> None:
     assert getattr(read(), field) == default
@@ -413,12 +413,12 @@ def test_the_arguments_of_today_s_injector() -> None:
 @pytest.mark.parametrize("injector", INJECTORS)
 def test_the_usual_arguments_give_no_warning(injector: str) -> None:
     arguments = [*INJECTORS[injector], *(["--ruleset=1.0"] if injector == "1.0" else [])]
-    config = settle(read(*arguments), [ip_address("10.0.0.7")])
+    config = settle(read(*arguments), [read_address("10.0.0.7")])
     assert config.warnings == ()
     assert config.notes == ()
 
 
-def test_istio_s_programs_since_1_3_take_another_inbound_port_than_1_0() -> None:
+def test_a_missing_inbound_port_gives_a_warning_about_the_default_of_istio_1_3() -> None:
     [warning] = read(*INJECTORS["1.0"]).warnings
     assert warning.startswith("-b without -z: ")
     assert "15001" in warning
@@ -509,7 +509,7 @@ def test_host_bits_are_masked_off_and_a_bare_address_stands_alone() -> None:
     config = read("-x", "10.255.1.1/9,192.0.2.9,2001:db8::5/32,::1,::/0,0.0.0.0/0")
     assert config.outbound_excluded_networks == tuple(
         map(
-            ip_network,
+            read_network,
             ["10.128.0.0/9", "192.0.2.9/32", "2001:db8::/32", "::1/128", "::/0", "0.0.0.0/0"],
         )
     )
@@ -536,12 +536,12 @@ def test_each_family_gets_its_own_networks_in_the_order_given() -> None:
 )
 def test_an_ipv4_mapped_network_counts_as_the_ipv4_network(text: str, network: str) -> None:
     for flag, field in (("-x", "outbound_excluded_networks"), ("-i", "outbound_networks")):
-        assert getattr(read(flag, text), field) == (ip_network(network),)
+        assert getattr(read(flag, text), field) == (read_network(network),)
 
 
 def test_the_loopback_network_may_be_an_ipv4_mapped_one() -> None:
     config = read(ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR="::ffff:127.0.0.0/104")
-    assert config.ipv4_loopback == ip_network("127.0.0.0/8")
+    assert config.ipv4_loopback == read_network("127.0.0.0/8")
 
 
 @pytest.mark.parametrize(
@@ -578,8 +578,8 @@ def test_calls_to_oneself_are_captured_if_a_loopback_address_is_named(
 )
 def test_the_ipv4_loopback_network_comes_from_a_variable(text: str, network: str) -> None:
     config = read(ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR=text)
-    assert config.loopback(Family.V4).network == ip_network(network)
-    assert config.loopback(Family.V6).network == ip_network("::1/128")
+    assert config.loopback(Family.V4).network == read_network(network)
+    assert config.loopback(Family.V6).network == read_network("::1/128")
 
 
 # Files.
@@ -631,7 +631,7 @@ def test_users_and_groups_do_not_stand_in_files(flag: str) -> None:
         read_on(FakeMachine(files={"f": "1"}), flag, "@f")
 
 
-def test_interfaces_do_not_stand_in_files_for_the_kernel_takes_such_a_name() -> None:
+def test_interfaces_are_not_read_from_files_since_the_kernel_accepts_such_a_name() -> None:
     config = read_on(FakeMachine(files={"f": "eth0"}), "-c", "@f", "-k", "@f")
     assert config.excluded_interfaces == config.virtual_interfaces == ("@f",)
 
@@ -664,7 +664,7 @@ def test_the_group_of_a_user_s_name_is_the_proxy_s_too() -> None:
     assert read_on(ALICE, "-u", "alice", "-g", "5").proxy_gids == (5,)
 
 
-def test_a_user_without_a_group_of_that_name_lends_its_number_with_a_warning() -> None:
+def test_a_user_without_a_group_of_that_name_exempts_the_gid_of_its_uid_with_a_warning() -> None:
     config = read_on(ALICE, "-u", "envoy, alice")
     assert config.proxy_gids == (101, 1001)
     [warning] = config.warnings
@@ -786,7 +786,7 @@ def test_resolv_conf_is_read_for_dns_capture_only() -> None:
 )
 def test_whether_ipv6_is_captured(flags: str, addresses: str, ipv6: bool, warned: bool) -> None:
     config = read(*flags.split())
-    found = list(map(ip_address, addresses.split()))
+    found = list(map(read_address, addresses.split()))
     result = settle(config, found)
     assert result.ipv6 is ipv6
     assert result.ipv6_reason
@@ -800,7 +800,7 @@ def test_whether_ipv6_is_captured(flags: str, addresses: str, ipv6: bool, warned
 
 
 def test_warnings_about_the_flags_stay_beside_the_one_about_addresses() -> None:
-    config = settle(read("-d", "22"), [ip_address("10.0.0.7"), ip_address("fd00::7")])
+    config = settle(read("-d", "22"), [read_address("10.0.0.7"), read_address("fd00::7")])
     assert len(config.warnings) == 2
 
 
@@ -826,7 +826,9 @@ WARNINGS = [
 
 
 @pytest.mark.parametrize(("argv", "words"), WARNINGS, ids=[" ".join(argv) for argv, _ in WARNINGS])
-def test_what_is_hardly_meant_is_warned_about(argv: list[str], words: list[str]) -> None:
+def test_valid_flags_that_are_probably_not_intended_give_a_warning(
+    argv: list[str], words: list[str]
+) -> None:
     [warning] = read(*argv).warnings
     assert "\n" not in warning
     assert all(word in warning for word in words), warning
@@ -840,14 +842,14 @@ def test_a_warning_names_the_variable_that_it_is_about() -> None:
 
 
 @pytest.mark.parametrize("groups", ["1337", "5,6"])
-def test_groups_that_are_all_the_proxy_s_are_warned_about(groups: str) -> None:
+def test_owner_groups_of_the_proxy_only_give_a_warning(groups: str) -> None:
     gids = "1337,5,6"
     [warning] = read("-g", gids, ISTIO_OUTBOUND_OWNER_GROUPS=groups).warnings
     assert "ISTIO_OUTBOUND_OWNER_GROUPS" in warning
     assert read("-g", gids, ISTIO_OUTBOUND_OWNER_GROUPS=f"{groups},7").warnings == ()
 
 
-def test_root_exempt_by_a_default_is_warned_about() -> None:
+def test_root_exempt_by_default_gives_a_warning() -> None:
     [warning] = read_on(ALICE, ENVOY_USER="root").warnings
     assert "uid 0" in warning
     assert read_on(ALICE, "-u", "0").warnings == ()
@@ -877,7 +879,7 @@ def test_an_empty_list_of_owner_groups_means_all_with_a_warning() -> None:
     ],
     ids=" ".join,
 )
-def test_what_makes_sense_is_not_warned_about(argv: list[str]) -> None:
+def test_sensible_flags_give_no_warning(argv: list[str]) -> None:
     assert read(*argv).warnings == ()
 
 
@@ -888,5 +890,5 @@ def test_all_warnings_of_a_call_are_given_together() -> None:
     assert len(complaints(*argv, PROXY_INIT_STRICT="1")) == 3
 
 
-def test_strict_refuses_nothing_that_is_meant() -> None:
+def test_strict_accepts_calls_without_warnings() -> None:
     assert read(*INJECTORS["today"], "--strict").strict

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from ipaddress import ip_network
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,12 +10,13 @@ from proxy_init.analysis.counters import Counted, Standing, changes, counted
 from proxy_init.rules.counts import Count
 from proxy_init.rules.matches import Comment, Destination, Protocol
 from proxy_init.rules.model import Chain, Family, Rule, Table
+from proxy_init.rules.networks import read_network
 from proxy_init.rules.targets import RETURN, Jump
 
 from .fakes import bounded
 
 A, B, C = (
-    Rule((Destination(ip_network(f"10.{n}.0.0/16")),), RETURN, f"reason {n}") for n in range(3)
+    Rule((Destination(read_network(f"10.{n}.0.0/16")),), RETURN, f"reason {n}") for n in range(3)
 )
 JUMP = Rule((), Jump("ISTIO_OUTPUT"), "ours")
 FOREIGN = Rule((Protocol("udp"),), RETURN)
@@ -48,14 +48,14 @@ def in_short(lines: Sequence[Counted], chain: str = "ISTIO_OUTPUT") -> list[tupl
     ]
 
 
-def test_rules_that_are_wanted_and_there_have_number_count_and_reason() -> None:
+def test_wanted_rules_that_are_present_have_number_count_and_reason() -> None:
     assert in_short(compared(nat(A, B), nat(A, B))) == [
         (1, "wanted", "reason 0", 100),
         (2, "wanted", "reason 1", 101),
     ]
 
 
-def test_a_missing_rule_stands_where_it_belongs() -> None:
+def test_a_missing_rule_is_listed_in_its_place() -> None:
     assert in_short(compared(nat(A, B, C), nat(A, C))) == [
         (1, "wanted", "reason 0", 100),
         (None, "missing", "reason 1", None),
@@ -71,7 +71,7 @@ def test_a_rule_that_is_not_wanted_says_so_and_has_its_comment_for_a_reason() ->
     ]
 
 
-def test_a_comment_makes_no_other_rule() -> None:
+def test_rules_that_differ_in_their_comment_are_the_same() -> None:
     commented = Rule((*A.matches, Comment("reason 0")), A.target)
     assert in_short(compared(nat(A), nat(commented))) == [(1, "wanted", "reason 0", 100)]
 
@@ -103,19 +103,19 @@ def test_each_wanted_and_each_present_rule_is_shown_once(
 # What changes.
 
 
-def test_where_nothing_happened_nothing_changed() -> None:
+def test_equal_readings_have_no_changes() -> None:
     lines = compared(nat(A, B), nat(A, C))
     assert list(changes(lines, lines)) == []
 
 
-def test_what_came_since_is_the_difference() -> None:
+def test_the_increase_is_the_difference_of_two_readings() -> None:
     before = compared(nat(A), nat(A))
     now = [replace(line, count=Count(107, 6420)) for line in before if line.rule == A]
     [line] = changes(before, [before[0], *now])
     assert (line.rule, line.count, line.more) == (A, Count(107, 6420), Count(7, 420))
 
 
-def test_a_rule_that_was_written_anew_counts_from_nothing() -> None:
+def test_a_rule_that_was_written_again_counts_from_zero() -> None:
     before = compared(nat(A), nat(A))
     now = [replace(line, count=Count(2, 120)) for line in before]
     assert {line.more for line in changes(before, now)} == {Count(2, 120)}
@@ -127,7 +127,7 @@ def test_a_rule_that_only_moved_is_no_change() -> None:
     assert list(changes(before, moved)) == []
 
 
-def test_what_vanishes_is_told_once() -> None:
+def test_a_rule_that_is_gone_is_reported_once() -> None:
     before = compared(nat(A), nat(A, C))
     now = compared(nat(A), nat())
     shown = {(line.rule, line.standing) for line in changes(before, now)}

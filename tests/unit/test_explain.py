@@ -1,7 +1,6 @@
 """The packet walk, without a kernel: its agreement with one is shown in tests/kernel."""
 
 from dataclasses import replace
-from ipaddress import ip_address
 
 import pytest
 
@@ -17,6 +16,7 @@ from proxy_init.analysis.packet_walk import (
 )
 from proxy_init.rules.matches import UnknownMatch
 from proxy_init.rules.model import Chain, Family, Rule, Table
+from proxy_init.rules.networks import read_address
 from proxy_init.rules.options import Option
 from proxy_init.rules.targets import ACCEPT, Goto, Jump, UnknownTarget
 from proxy_init.rulesets import build
@@ -24,8 +24,8 @@ from tests.schemas import read_json
 from tests.unit.conftest import Call
 from tests.unit.fakes import settled
 
-POD = {4: ip_address("192.0.2.2"), 6: ip_address("2001:db8::2")}
-FAR = {4: ip_address("198.51.100.7"), 6: ip_address("2001:db8:ffff::7")}
+POD = {4: read_address("192.0.2.2"), 6: read_address("2001:db8::2")}
+FAR = {4: read_address("198.51.100.7"), 6: read_address("2001:db8:ffff::7")}
 USUAL = ("-p", "15001", "-z", "15006", "-i", "*", "-b", "*", "-d", "15090", "--ipv6")
 Captured = pytest.CaptureFixture[str]
 
@@ -59,7 +59,7 @@ def verdict(found: Walk) -> tuple[str, str | None, int | None]:
 
 
 @both_families
-def test_the_applications_call_is_captured_and_the_reason_is_the_rule_that_decided(
+def test_a_connection_of_the_application_is_captured_for_the_reason_of_the_deciding_rule(
     family: Family,
 ) -> None:
     found = walk(pod_network(family, *USUAL), sent(family))
@@ -69,7 +69,7 @@ def test_the_applications_call_is_captured_and_the_reason_is_the_rule_that_decid
 
 
 @both_families
-def test_a_call_made_by_the_proxy_is_not_captured_again(family: Family) -> None:
+def test_a_connection_of_the_proxy_is_not_captured(family: Family) -> None:
     found = walk(pod_network(family, *USUAL), sent(family, uid=1337))
     assert verdict(found) == ("direct", None, None)
     assert found.decided_by is not None
@@ -87,7 +87,7 @@ def test_inbound_is_captured_by_either_mode(family: Family) -> None:
 
 
 @both_families
-def test_more_of_a_connection_goes_where_its_first_packet_went(family: Family) -> None:
+def test_later_packets_of_a_connection_go_where_the_first_one_went(family: Family) -> None:
     packet = sent(family, state="ESTABLISHED")
     found = walk(pod_network(family, *USUAL), packet)
     assert verdict(found) == ("captured", "REDIRECT", 15001)
@@ -101,7 +101,7 @@ def test_an_invalid_packet_gets_past_nat_unless_it_is_dropped(family: Family) ->
     assert walk(pod_network(family, *USUAL, "--drop-invalid"), packet).outcome is Outcome.DROPPED
 
 
-def test_inbound_ipv6_is_refused_by_the_old_rules_and_answers_are_not() -> None:
+def test_the_old_rules_reject_inbound_ipv6_but_not_replies() -> None:
     old = pod_network(Family.V6, "--ruleset", "1.0", "-b", "*")
     assert walk(old, arriving(Family.V6)).outcome is Outcome.DROPPED
     assert (
@@ -121,7 +121,7 @@ def with_foreign(rule: Rule) -> PodNetwork:
     return replace(usual, tables={"nat": Table("nat", chains)})
 
 
-def test_a_match_that_is_not_known_is_said_to_be_and_both_ways_are_walked() -> None:
+def test_an_unknown_match_is_reported_and_both_results_are_walked() -> None:
     odd = Rule((UnknownMatch("time", (Option("timestart", "22:00"),)),), ACCEPT)
     foreign = with_foreign(odd)
     assert walk(foreign, sent(Family.V4)).port == 15001
@@ -130,12 +130,12 @@ def test_a_match_that_is_not_known_is_said_to_be_and_both_ways_are_walked() -> N
     assert other.outcome is Outcome.DIRECT
 
 
-def test_a_foreign_target_that_lets_the_packet_go_on_changes_nothing() -> None:
+def test_a_non_terminating_foreign_target_changes_nothing() -> None:
     assert walk(with_foreign(Rule((), UnknownTarget("LOG"))), sent(Family.V4)).port == 15001
     assert walk(with_foreign(Rule((), UnknownTarget("DNAT"))), sent(Family.V4)).port is None
 
 
-def test_a_goto_does_not_come_back() -> None:
+def test_a_goto_does_not_return_to_its_chain() -> None:
     foreign = with_foreign(Rule((), Goto("ISTIO_REDIRECT")))
     assert walk(foreign, sent(Family.V4, uid=1337)).port == 15001
     assert walk(foreign, sent(Family.V4, protocol="udp")).port is None
@@ -182,7 +182,7 @@ def test_the_command_prints_json(call: Call, capsys: Captured) -> None:
         (("--to", "1.2.3.4:80", "--pod-address", "pod"), "--pod-address: got 'pod'"),
     ],
 )
-def test_a_wrong_packet_is_one_clear_line(
+def test_an_invalid_packet_is_reported_in_one_line(
     call: Call, capsys: Captured, options: tuple[str, ...], expected: str
 ) -> None:
     assert call("explain", *USUAL, *options) == 2

@@ -128,7 +128,7 @@ def test_retired_flags_are_accepted_and_named_once(spellings: str) -> None:
         assert "no effect" in note
 
 
-def test_flags_that_still_mean_something_are_not_called_ineffective() -> None:
+def test_flags_with_an_effect_are_not_reported_as_ineffective() -> None:
     assert read("-p", "1", "-n", "--comments", "--wait", "3").notes == ()
 
 
@@ -184,7 +184,7 @@ def test_a_value_follows_or_is_attached(spellings: str) -> None:
 
 
 @each_switch
-def test_a_switch_takes_no_word_but_one_behind_an_equals_sign(spellings: str) -> None:
+def test_a_switch_takes_a_value_only_after_an_equals_sign(spellings: str) -> None:
     for spelling in spellings.split():
         name = flag_spelled(spelling).name
         assert given(spelling) == {name: "true"}
@@ -253,18 +253,18 @@ def test_long_flags_may_not_be_abbreviated() -> None:
         ("--log_output_level=debug --log-level error", "log_level", "error"),
     ],
 )
-def test_of_a_repeated_flag_the_last_counts(words: str, field: str, expected: object) -> None:
+def test_the_last_of_a_repeated_flag_counts(words: str, field: str, expected: object) -> None:
     assert getattr(read(*words.split()), field) == expected
 
 
-def test_of_a_repeated_flag_a_wrong_value_that_does_not_count_does_not_matter() -> None:
+def test_an_invalid_value_that_is_overridden_by_a_later_flag_is_ignored() -> None:
     assert read("-p", "none", "-p", "2").outbound_port == 2
 
 
 # What is no flag.
 
 
-def test_an_unknown_flag_is_refused_with_a_guess() -> None:
+def test_an_unknown_flag_is_an_error_with_a_suggestion() -> None:
     [line] = complaints("--envoy-prot=15001")
     assert "--envoy-prot" in line
     assert "did you mean --envoy-port?" in line
@@ -282,13 +282,13 @@ def test_a_word_that_belongs_to_no_flag_is_refused(word: str) -> None:
     assert repr(word) in line
 
 
-def test_reading_goes_on_behind_a_mistake() -> None:
+def test_parsing_continues_after_an_error() -> None:
     line = split(["stray", "--no-such-flag", "-p", "7", "-x"])
     assert line.given["outbound_port"].text == "7"
     assert [mistake.source for mistake in line.mistakes] == ["command line", "command line", "-x"]
 
 
-def test_a_value_that_is_missing_is_asked_for() -> None:
+def test_a_missing_value_is_an_error() -> None:
     [line] = complaints("-n", "--istio-service-cidr")
     assert line.startswith("--istio-service-cidr: ")
     assert "value" in line
@@ -300,11 +300,11 @@ def test_a_flag_is_recognised_alone_or_with_its_value(word: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["", "-", "--", "8080", "*", "-5", "10.0.0.0/8", "--no-such-flag"])
-def test_other_words_are_not_taken_for_flags(word: str) -> None:
+def test_other_words_are_not_flags(word: str) -> None:
     assert not is_flag(word)
 
 
-def test_what_a_flag_was_typed_as_is_remembered_for_messages() -> None:
+def test_messages_show_a_flag_as_typed() -> None:
     assert complaints("-p", "x")[0].startswith("-p: ")
     assert complaints("--envoy-port=x")[0].startswith("--envoy-port: ")
     assert complaints(ENVOY_PORT="x")[0].startswith("ENVOY_PORT: ")
@@ -326,7 +326,7 @@ def test_a_command_s_own_options_are_split_like_flags(words: list[str]) -> None:
     assert split(words).mistakes
 
 
-def test_a_slip_in_a_command_s_own_option_is_guessed_too() -> None:
+def test_a_misspelt_option_of_a_command_gets_a_suggestion_too() -> None:
     [mistake] = split(["--fromat", "dot"], [FORMAT]).mistakes
     assert mistake.hint == "did you mean --format?"
     assert is_flag("--format", [FORMAT]) and not is_flag("--format")

@@ -31,7 +31,7 @@ class Nothing:
     """No fields at all."""
 
 
-def test_equal_is_what_is_of_one_class_with_equal_fields() -> None:
+def test_values_of_one_class_with_equal_fields_are_equal() -> None:
     assert Point(1) == Point(1, 0) == Point(y=0, x=1)
     assert hash(Point(1)) == hash(Point(y=0, x=1))
     assert Point(1) != Point(1, 2)

@@ -123,7 +123,7 @@ def test_every_row_is_in_the_text_of_every_format(call: RandomCall) -> None:
         pytest.param(("-m", "NONE"), [], id="nothing"),
     ],
 )
-def test_families_are_drawn_once_where_they_are_alike(
+def test_families_with_the_same_rules_are_drawn_once(
     flags: tuple[str, ...], titles: list[str]
 ) -> None:
     drawn = pictures("-i", "*", "-b", "*", "--no-ipv6", *flags)
@@ -132,7 +132,7 @@ def test_families_are_drawn_once_where_they_are_alike(
         assert "IPv6 has the same rules" in drawn[0].notes[0]
 
 
-def test_hooks_are_frames_and_tables_stand_in_the_kernel_s_order() -> None:
+def test_hooks_are_frames_with_tables_in_the_order_of_the_kernel() -> None:
     flags = ("--redirect-dns", "--capture-all-dns", "--drop-invalid", "-m", "TPROXY", "-c", "eth1")
     [drawing] = pictures("-i", "*", "-b", "*", *flags)
     assert {frame.name: [box.table for box in frame.entries] for frame in drawing.frames} == {
@@ -142,7 +142,7 @@ def test_hooks_are_frames_and_tables_stand_in_the_kernel_s_order() -> None:
     assert [box.key for box in drawing.unused] == ["nat_ISTIO_INBOUND"]
 
 
-def test_what_is_captured_passes_or_is_refused_is_told_apart() -> None:
+def test_rows_show_whether_packets_are_captured_pass_or_are_dropped() -> None:
     [drawing] = pictures(*USUAL, "--drop-invalid", "--redirect-dns", "--capture-all-dns")
     fates = {(box.key, row.number): row.fate for box in drawing.boxes for row in box.rows}
     assert fates["nat_ISTIO_INBOUND", 2] is Fate.PASSES  # a -d port
@@ -157,7 +157,7 @@ def test_what_is_captured_passes_or_is_refused_is_told_apart() -> None:
     ]
 
 
-def test_a_transparent_proxy_keeps_what_is_marked() -> None:
+def test_marked_packets_lead_to_the_policy_route_of_mode_tproxy() -> None:
     [drawing] = pictures("-m", "TPROXY", "-b", "*", "-z", "15006")
     captured = {
         (box.name, row.outcome, row.to)
@@ -175,7 +175,7 @@ def test_a_transparent_proxy_keeps_what_is_marked() -> None:
     }
 
 
-def test_of_a_tree_one_branch_is_drawn() -> None:
+def test_one_branch_of_a_cidr_tree_is_drawn() -> None:
     cidrs = ",".join(f"10.{n // 128}.{n % 128 * 2}.0/24" for n in range(10_000))
     [drawing] = pictures("-i", "*", "-x", cidrs)
     rows = {box.name: box.rows for box in drawing.boxes}
@@ -193,7 +193,7 @@ def test_of_a_tree_one_branch_is_drawn() -> None:
     assert [box.name for box in drawing.unused] == ["ISTIO_INBOUND"]  # there is no -b
 
 
-def test_of_very_many_rules_alike_a_few_are_drawn() -> None:
+def test_a_few_of_many_similar_rules_are_drawn() -> None:
     cidrs = ",".join(f"10.{n // 256}.{n % 256}.0/24" for n in range(10_000))
     [drawing] = pictures("-i", "*", "-x", cidrs, "--cidr-tree", "never")
     [box] = [box for box in drawing.boxes if box.name == "ISTIO_OUTPUT"]
@@ -364,7 +364,7 @@ def test_a_format_goes_to_stdout_and_nothing_else(name: str, call: Call, capsys:
     assert err == ""
 
 
-def test_the_tree_is_what_is_drawn_unless_said_otherwise(call: Call, capsys: Captured) -> None:
+def test_the_default_format_is_the_tree(call: Call, capsys: Captured) -> None:
     printed = []
     for flags in ((), ("--format", "tree"), ("--format=tree",), ("--format", "")):
         assert call("graph", *USUAL, *flags) == 0

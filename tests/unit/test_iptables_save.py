@@ -1,7 +1,5 @@
 """Rules of any kind as iptables-save prints them."""
 
-from ipaddress import ip_network
-
 import pytest
 
 from proxy_init.rules.iptables_save import rule_text, ruleset_text, table_text
@@ -15,11 +13,11 @@ from proxy_init.rules.matches import (
     UnknownMatch,
 )
 from proxy_init.rules.model import Chain, Family, Rule, Ruleset, Table
-from proxy_init.rules.networks import network_text
+from proxy_init.rules.networks import read_network
 from proxy_init.rules.options import Option
 from proxy_init.rules.targets import ACCEPT, RETURN, Goto, Jump, UnknownTarget
 
-V4, V6 = ip_network("10.0.0.0/8"), ip_network("fd00::/8")
+V4, V6 = read_network("10.0.0.0/8"), read_network("fd00::/8")
 
 
 @pytest.mark.parametrize(
@@ -34,7 +32,7 @@ V4, V6 = ip_network("10.0.0.0/8"), ip_network("fd00::/8")
     ],
 )
 def test_networks_are_spelled_as_the_c_library_does(network: str, text: str) -> None:
-    assert network_text(ip_network(network)) == text
+    assert str(read_network(network)) == text
 
 
 @pytest.mark.parametrize(
@@ -94,7 +92,7 @@ def test_policies_are_printed_and_own_chains_sorted() -> None:
     )
 
 
-def test_tables_come_in_the_order_in_which_packets_meet_them() -> None:
+def test_tables_are_in_the_order_in_which_packets_traverse_them() -> None:
     names = ["filter", "nat", "raw", "mangle"]
     tables = tuple(Table(name, (Chain("OUTPUT", (Rule((), RETURN),)),)) for name in names)
     text = ruleset_text(Ruleset(Family.V4, tables))

@@ -1,7 +1,5 @@
 """Which rules are ours, by their form alone."""
 
-from ipaddress import ip_network
-
 import pytest
 
 from proxy_init.rules.matches import (
@@ -14,6 +12,7 @@ from proxy_init.rules.matches import (
     Protocol,
 )
 from proxy_init.rules.model import BUILT_IN, Chain, Rule, Table
+from proxy_init.rules.networks import read_network
 from proxy_init.rules.ownership import Ours, Placed, ours_in
 from proxy_init.rules.targets import ACCEPT, DROP, RETURN, Goto, Jump, Redirect, UnknownTarget
 
@@ -77,7 +76,7 @@ def test_other_chains_are_not_ours(name: str) -> None:
     ],
     ids=str,
 )
-def test_whatever_goes_to_a_chain_of_ours_is_ours_in_any_chain(rule: Rule) -> None:
+def test_every_jump_to_a_chain_of_ours_is_ours_in_any_chain(rule: Rule) -> None:
     assert places(table(OUTPUT=[NOT_OURS, rule, NOT_OURS])) == {"OUTPUT": [1]}
     assert places(table(KUBE=[rule])) == {"KUBE": [0]}
 
@@ -94,7 +93,7 @@ def test_whatever_goes_to_a_chain_of_ours_is_ours_in_any_chain(rule: Rule) -> No
     ],
     ids=str,
 )
-def test_what_only_looks_like_it_is_foreign(rule: Rule) -> None:
+def test_similar_rules_are_foreign(rule: Rule) -> None:
     assert places(table(PREROUTING=[rule, INBOUND], OUTPUT=[OUTPUT])) == {
         "PREROUTING": [1],
         "OUTPUT": [0],
@@ -125,7 +124,7 @@ def test_returns_for_an_interface_in_both_directions_are_ours() -> None:
     assert places(present) == {"PREROUTING": [1, 2, 3], "OUTPUT": [0, 1, 2]}
 
 
-def test_they_are_ours_even_if_only_the_other_direction_has_a_jump() -> None:
+def test_returns_for_an_interface_are_ours_even_if_only_the_other_direction_has_a_jump() -> None:
     present = table(PREROUTING=[arriving("eth1")], OUTPUT=[leaving("eth1"), OUTPUT])
     assert places(present) == {"PREROUTING": [0], "OUTPUT": [0, 1]}
 
@@ -174,7 +173,7 @@ def test_comments_do_not_hide_a_twin() -> None:
     assert places(present) == {"PREROUTING": [0, 1], "OUTPUT": [0, 1]}
 
 
-def test_of_equal_returns_the_one_right_before_our_jump_is_ours() -> None:
+def test_the_nearest_of_equal_returns_before_our_jump_is_ours() -> None:
     above = table(
         PREROUTING=[arriving("eth1"), NOT_OURS, arriving("eth1"), INBOUND],
         OUTPUT=[leaving("eth1"), OUTPUT],
@@ -194,7 +193,7 @@ def test_of_equal_returns_the_one_right_before_our_jump_is_ours() -> None:
     "jump",
     [
         captured("tap0"),
-        captured("tap0", Destination(ip_network("10.0.0.0/8"))),
+        captured("tap0", Destination(read_network("10.0.0.0/8"))),
         captured("tap0", Comment("captured")),
         Rule((InInterface("tap0"), Comment("captured")), Jump("ISTIO_REDIRECT")),
     ],
@@ -232,7 +231,7 @@ def test_every_interface_captured_leaves_a_return_for_all() -> None:
     assert places(present) == {"PREROUTING": [0, 1]}
 
 
-def test_of_equal_returns_the_one_right_behind_the_captures_is_ours() -> None:
+def test_the_first_of_equal_returns_after_the_captures_is_ours() -> None:
     above = table(PREROUTING=[arriving("tap0"), NOT_OURS, captured("tap0"), arriving("tap0")])
     below = table(PREROUTING=[captured("tap0"), arriving("tap0"), NOT_OURS, arriving("tap0")])
     assert places(above) == {"PREROUTING": [2, 3]}
@@ -244,11 +243,13 @@ def test_an_interface_named_twice_has_two_twins() -> None:
     assert places(present) == {"PREROUTING": [0, 1, 2, 3]}
 
 
-CIDR = Destination(ip_network("10.0.0.0/8"))
+CIDR = Destination(read_network("10.0.0.0/8"))
 
 
 @pytest.mark.parametrize("others", [(CIDR,), ()], ids=["-i 10.0.0.0/8", "-i 0.0.0.0/0"])
-def test_a_cidr_given_twice_is_no_interface_named_twice(others: tuple[Match, ...]) -> None:
+def test_a_cidr_listed_twice_does_not_count_as_an_interface_named_twice(
+    others: tuple[Match, ...],
+) -> None:
     twice = [captured("a", *others)] * 2
     present = table(
         PREROUTING=[*twice, arriving("a"), arriving("a"), INBOUND], OUTPUT=[leaving("a"), OUTPUT]
@@ -287,14 +288,14 @@ def test_a_return_that_is_wanted_alone_is_ours() -> None:
     assert places(present) == {"PREROUTING": [2]}
 
 
-def test_a_foreign_return_is_not_taken_for_one_that_is_wanted_with_its_capture() -> None:
+def test_a_foreign_return_does_not_count_as_one_that_is_wanted_with_its_capture() -> None:
     capture = Rule((InInterface("tap0"),), Jump("ISTIO_REDIRECT"))
     wanted = Table("nat", (Chain("PREROUTING", (capture, arriving("tap0"), INBOUND), top=2),))
     present = table(PREROUTING=[arriving("tap0"), INBOUND])
     assert ours_in(present, wanted) == ours_in(present)
 
 
-def test_a_return_of_c_that_has_lost_its_twin_cannot_be_told_from_a_foreign_one() -> None:
+def test_a_c_return_without_its_twin_counts_as_foreign() -> None:
     wanted = table(PREROUTING=[arriving("tap0"), INBOUND], OUTPUT=[leaving("tap0"), OUTPUT])
     present = table(PREROUTING=[arriving("tap0"), INBOUND], OUTPUT=[OUTPUT])
     assert ours_in(present, wanted) == ours_in(present)

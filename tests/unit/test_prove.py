@@ -58,7 +58,7 @@ def test_the_usual_rules_keep_every_promise(mode: str, more: tuple[str, ...]) ->
     assert proof.counterexamples == ()
 
 
-def test_rules_that_no_packet_matches_are_named_with_what_takes_their_packets() -> None:
+def test_unmatched_rules_are_reported_with_the_rule_that_takes_their_packets() -> None:
     config = settled(*USUAL)
     found = prove(config, pod_networks(config)).unreached
     places = [(each.table, each.chain, each.number) for each in found]
@@ -69,7 +69,7 @@ def test_rules_that_no_packet_matches_are_named_with_what_takes_their_packets() 
     }
 
 
-def test_a_chain_that_nothing_leads_to_is_named() -> None:
+def test_an_unreferenced_chain_is_reported() -> None:
     config = settled("-b", "*")
     (redirect,) = (
         each
@@ -81,7 +81,7 @@ def test_a_chain_that_nothing_leads_to_is_named() -> None:
 
 @some
 @given(calls())
-def test_every_promise_holds_but_for_known_weaknesses(flags: Flags) -> None:
+def test_every_promise_holds_except_for_known_weaknesses(flags: Flags) -> None:
     config = config_of(flags)
     for each in prove(config, pod_networks(config)).counterexamples:
         assert known_weakness(config, each.sample.journey, each.sample.packet), each
@@ -104,7 +104,7 @@ def test_every_promise_holds_but_for_known_weaknesses(flags: Flags) -> None:
         ),
     ],
 )
-def test_the_weaknesses_that_are_known_are_there(flags: tuple[str, ...], weakness: str) -> None:
+def test_known_weaknesses_exist(flags: tuple[str, ...], weakness: str) -> None:
     config = config_of(Flags(flags))
     known = (
         known_weakness(config, each.sample.journey, each.sample.packet)
@@ -153,7 +153,7 @@ def packets(draw: st.DrawFn, config: Config, family: Family) -> tuple[Journey, P
 @given(st.data())
 def test_no_packet_breaks_a_promise_that_was_shown_to_hold(data: st.DataObject) -> None:
     config = config_of(data.draw(calls()))
-    family = data.draw(st.sampled_from(Family))
+    family = data.draw(st.sampled_from([*Family]))
     pod_network = pod_networks(config)[family]
     broken = {
         (each.promise, each.sample.journey)
@@ -243,9 +243,7 @@ def test_two_sets_of_flags_are_compared(call: Call, capsys: Captured) -> None:
     unwrapped = " ".join(out.split())
     assert "--against: Direct: TCP to 10.0.0.1:80 from uid 1000, gid 1000 is not cap" in unwrapped
     assert call("prove", *USUAL, "--against", shlex.join(("istio-iptables", *USUAL))) == 0
-    assert capsys.readouterr().out.startswith(
-        "These flags and those of --against treat all packets alike ("
-    )
+    assert capsys.readouterr().out.startswith("These flags and --against agree on all packets (")
     assert call("prove", *USUAL, "--against", "-i *", "-O", "json") == 3
     found = read_json("prove", capsys.readouterr().out)["differences"]
     assert {(each["these"]["port"], each["those"]["port"]) for each in found} == {
@@ -265,7 +263,7 @@ def test_two_sets_of_flags_are_compared(call: Call, capsys: Captured) -> None:
         ("--live", "--against: command line: got '--live', expected a flag of proxy-init"),
     ],
 )
-def test_what_is_wrong_with_the_other_flags_is_told(
+def test_errors_in_the_other_flags_are_reported(
     call: Call, capsys: Captured, against: str, said: str
 ) -> None:
     assert call("prove", *USUAL, "--against", against) == 2

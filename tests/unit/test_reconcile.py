@@ -102,7 +102,7 @@ def assert_holds(table: Table, wanted: Table) -> None:
 USUAL = ("-i", "*", "-b", "*", "-d", "15090")
 
 
-def test_into_an_empty_table_goes_just_what_is_wanted() -> None:
+def test_an_empty_table_gets_exactly_the_wanted_rules() -> None:
     wanted = wanted_by(*USUAL, "-c", "eth1", "-k", "tap0")
     empty = built_in()
     table = applied(wanted, replace(empty, chains=empty.chains[:-1]))
@@ -144,7 +144,7 @@ def test_ours_stay_where_they_are_when_foreign_rules_come_behind_them() -> None:
     assert [chain.name for chain in change.filled] == ["ISTIO_INBOUND"]
 
 
-def test_what_another_run_left_is_replaced() -> None:
+def test_the_rules_of_another_run_are_replaced() -> None:
     old, new = wanted_by(*USUAL, "-c", "eth1", "-k", "tap0"), wanted_by("-i", "10.0.0.0/8")
     present = built_in(PREROUTING=[foreign()], OUTPUT=[foreign()])
     table = applied(new, applied(old, present))
@@ -156,7 +156,7 @@ def test_what_another_run_left_is_replaced() -> None:
     }
 
 
-def test_what_a_peer_left_is_replaced() -> None:
+def test_the_rules_of_a_peer_are_replaced() -> None:
     # More chains, a jump from a foreign chain, a goto, and our chain's name with other content.
     left = built_in(
         PREROUTING=[Rule((), Goto("ISTIO_OLD"))],
@@ -170,7 +170,7 @@ def test_what_a_peer_left_is_replaced() -> None:
     assert only(table, are_foreign=True) == {"OUTPUT": [foreign()], "KUBE": list(KUBE.rules)}
 
 
-def test_a_rule_of_ours_that_is_missing_out_of_place_or_doubled_is_put_right() -> None:
+def test_a_missing_misplaced_or_doubled_rule_is_repaired() -> None:
     wanted = wanted_by(*USUAL, "-c", "eth1,eth2")
     right = applied(wanted, built_in())
     prerouting = right.chain("PREROUTING")
@@ -192,7 +192,7 @@ def test_order_inside_a_chain_counts() -> None:
     assert applied(wanted, table) == applied(wanted, built_in())
 
 
-def test_force_writes_all_of_ours_anew_and_gives_the_same() -> None:
+def test_force_writes_all_our_rules_again_with_the_same_result() -> None:
     wanted = wanted_by(*USUAL, "-c", "eth1", "-k", "tap0")
     table = applied(wanted, built_in(PREROUTING=[foreign()], OUTPUT=[foreign()]))
     change = edit(table, arrange(wanted, table), wanted, force=True)
@@ -207,7 +207,7 @@ def test_force_writes_nothing_where_nothing_is_wanted() -> None:
     assert edit(present, Ours(), force=True) is None
 
 
-def test_nothing_wanted_takes_everything_of_ours_out() -> None:
+def test_without_wanted_rules_all_our_rules_are_deleted() -> None:
     present = built_in(PREROUTING=[foreign()], OUTPUT=[foreign()])
     table = applied(wanted_by(*USUAL, "-c", "eth1", "-k", "tap0"), present)
     assert cleaned(table) == present
@@ -256,7 +256,7 @@ def test_a_foreign_return_like_ours_stays_where_no_jump_tells_them_apart(
 
 
 @pytest.mark.parametrize("name", ["mangle", "filter", "raw"])
-def test_what_is_left_in_a_table_that_is_not_wanted_is_taken_out(name: str) -> None:
+def test_leftover_rules_in_an_unwanted_table_are_deleted(name: str) -> None:
     chains = built_in(name, OUTPUT=[foreign(), Rule((), Jump("ISTIO_OLD"))]).chains
     present = Table(name, (*chains, Chain("ISTIO_OLD", (Rule((), DROP),))))
     assert applied(Table(name, ()), present) == built_in(name, OUTPUT=[foreign()])
@@ -366,7 +366,7 @@ def with_more_foreign_rules(table: Table, data: st.DataObject) -> Table:
 
 
 @bounded
-@given(foreign_tables, runs, runs, st.sampled_from(Family), st.booleans(), st.data())
+@given(foreign_tables, runs, runs, st.sampled_from([*Family]), st.booleans(), st.data())
 def test_one_run_after_another_among_the_rules_of_others(
     present: Table, first: Run, second: Run, family: Family, force: bool, data: st.DataObject
 ) -> None:

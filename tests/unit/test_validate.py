@@ -1,7 +1,6 @@
 """Which probes are planned, and what is made of what they showed; the kernel tests send them."""
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
@@ -21,14 +20,15 @@ from proxy_init.cli.pod_network import pod_network_of
 from proxy_init.kernel.probing import probe as kernel
 from proxy_init.rules.iptables_save import rule_text
 from proxy_init.rules.model import Family, Ruleset
+from proxy_init.rules.networks import Address, read_address
 from proxy_init.rulesets import build
 from tests.schemas import read_json
 from tests.unit.conftest import Call
 from tests.unit.fakes import settled
 
-POD: Mapping[Family, IPv4Address | IPv6Address] = {
-    Family.V4: ip_address("192.0.2.2"),
-    Family.V6: ip_address("2001:db8::2"),
+POD: Mapping[Family, Address] = {
+    Family.V4: read_address("192.0.2.2"),
+    Family.V6: read_address("2001:db8::2"),
 }
 ROOT, PROXY = Owner(0, 0), Owner(1337, 1337)
 USUAL = ("-p", "15001", "-z", "15006", "-i", "*", "-b", "*", "--ipv6")
@@ -61,7 +61,7 @@ def named(found: list[Probe], name: str) -> Probe:
 
 
 @both_families
-def test_what_everybody_asks_for_comes_first(family: Family) -> None:
+def test_the_common_probes_come_first(family: Family) -> None:
     excluded = "10.0.0.0/8,fd00::/8"
     passthrough, captured, direct, proxy = planned(family, *USUAL, "-x", excluded)[:4]
     assert passthrough.packet.destination == family.passthrough.network_address
@@ -75,7 +75,7 @@ def test_what_everybody_asks_for_comes_first(family: Family) -> None:
     assert proxy.packet.destination == captured.packet.destination
 
 
-def test_some_probe_fares_otherwise_without_any_rule_but_those_that_others_shadow() -> None:
+def test_without_a_rule_some_probe_has_another_result_unless_the_rule_is_shadowed() -> None:
     flags = (*USUAL, "-x", "10.0.0.0/8", "-d", "15090", "-q", "443")
     found, whole = planned(Family.V4, *flags), pod_network(build(settled(*flags), Family.V4))
     lost = {
@@ -108,20 +108,20 @@ def test_a_process_makes_all_probes_that_it_can_as_itself() -> None:
     assert planned(Family.V4, *USUAL, own=groupmate)[0].owner == groupmate
 
 
-def test_where_root_is_the_proxy_somebody_else_is_the_application() -> None:
+def test_if_root_is_the_proxy_another_user_is_the_application() -> None:
     found = planned(Family.V4, *USUAL, "-u", "0", "-g", "0")
     assert found[0].owner == ROOT
     assert named(found, "an application to a captured address").owner == Owner(1000, 1000)
 
 
-def test_of_owner_groups_one_that_is_captured_is_the_application_s() -> None:
+def test_the_application_has_a_captured_owner_group() -> None:
     found = planned(Family.V4, *USUAL, ISTIO_OUTBOUND_OWNER_GROUPS="1337,2000")
     application = named(found, "an application to a captured address")
     assert (application.owner, fate(application)) == (Owner(0, 2000), ("captured", 15001))
 
 
 @both_families
-def test_outside_the_pod_nobody_is_sent_anything_where_nobody_can_be(family: Family) -> None:
+def test_probes_outside_the_pod_go_to_unassigned_addresses_only(family: Family) -> None:
     (_, captured, *_) = planned(family, *USUAL)
     assert captured.packet.destination in UNASSIGNED[family.value]
     listed = planned(family, *USUAL[:-3], "-b", "*", "--ipv6", "-i", "10.1.2.0/24,fd00:1::/64")
@@ -129,7 +129,7 @@ def test_outside_the_pod_nobody_is_sent_anything_where_nobody_can_be(family: Fam
     assert str(to) in ("10.1.2.1", "fd00:1::1")
 
 
-def test_of_a_long_list_the_beginning_is_probed() -> None:
+def test_the_first_items_of_a_long_list_are_probed() -> None:
     many = ",".join(f"10.0.{number}.0/24" for number in range(200))
     config = settled(*USUAL, "-x", many)
     assert len(destinations(config, Family.V4)) < 50
@@ -144,7 +144,7 @@ def test_inbound_packets_are_made_on_lo_and_marked_where_tproxy_wants_it() -> No
     assert first.expected.verdict == (Outcome.CAPTURED, "TPROXY", 15006)
 
 
-def test_dns_is_asked_for_by_the_application_and_by_the_agent() -> None:
+def test_the_application_and_the_agent_send_dns_queries() -> None:
     found = planned(Family.V4, *USUAL, "--redirect-dns", "--capture-all-dns")
     udp = [each for each in found if each.packet.protocol == "udp"]
     assert fate(named(udp, "a DNS query")) == ("captured", 15053)
@@ -155,7 +155,7 @@ def test_dns_is_asked_for_by_the_application_and_by_the_agent() -> None:
     assert {each.beside for each in own} == {ROOT}
 
 
-def test_the_old_rules_let_no_ipv6_in_and_that_is_all_there_is_to_probe() -> None:
+def test_the_only_ipv6_probe_of_the_old_rules_is_an_inbound_one() -> None:
     (probe,) = planned(Family.V6, "--ruleset", "1.0", "-b", "*")
     assert (fate(probe), probe.packet.interface) == (("dropped", None), "lo")
 
@@ -227,7 +227,7 @@ def test_what_was_not_made_is_listed_by_reason(
     assert output.endswith(" 2 not made.\n")
 
 
-def test_where_no_probe_could_be_made_that_is_said(
+def test_a_warning_says_that_no_probe_could_be_made(
     call: Call, capsys: Captured, shown: dict[int, Result]
 ) -> None:
     shown.update(dict.fromkeys(range(1000), Result.NOT_MADE))
@@ -235,7 +235,7 @@ def test_where_no_probe_could_be_made_that_is_said(
     assert "no probe could be made here, so nothing was validated" in capsys.readouterr().err
 
 
-def test_json_says_no_user_of_what_comes_from_outside(
+def test_json_has_no_user_for_inbound_probes(
     call: Call, capsys: Captured, shown: dict[int, Result]
 ) -> None:
     assert call("validate", *USUAL[:-1], "--no-ipv6", "-O", "json") == 0

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterable, Iterator
-from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from ...frozen import frozen
 from ...rules.matches import (
@@ -33,11 +31,13 @@ from ...rules.matches import (
     read_match,
 )
 from ...rules.model import Family, Rule
+from ...rules.networks import Address, network_around
 from ...rules.options import Option
 from ...rules.targets import VERDICTS, Goto, Jump, Target, UnknownTarget, Verdict, read_target
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
 
@@ -247,7 +247,7 @@ class EntryReader:
             module = self._libxtables.find_match(name)
             if self._knows(module, raw, size):
                 extension = self._iptc.Match(made, match=raw)
-                yield read_match(extension.name, _options(extension))
+                yield read_match(extension.name, tuple(_options(extension)))
             else:
                 yield UnknownMatch(name, (Option("revision", str(raw.u.user.revision)),))
             offset += size
@@ -275,7 +275,7 @@ class EntryReader:
         if not self._knows(module, raw, raw.u.user.target_size):
             return UnknownTarget(name, (Option("revision", str(raw.u.user.revision)),))
         extension = self._iptc.Target(self._rule_of(entry), target=raw)
-        return read_target(extension.name, _options(extension))
+        return read_target(extension.name, tuple(_options(extension)))
 
     def _knows(self, module: Any, raw: Any, size: int) -> bool:
         """Whether libxtables' extension is the one that this part of an entry was made with."""
@@ -291,12 +291,10 @@ def _network(
     bits = 8 * len(mask)
     hosts = int.from_bytes(mask) ^ ((1 << bits) - 1)
     if not hosts & (hosts + 1):
-        network = IPv4Network if bits == 32 else IPv6Network
-        try:
-            return kind(network((address, bits - hosts.bit_length())), negated)
-        except ValueError:  # the address has bits that the mask has not
-            pass
-    text = f"{ip_address(address)}/{ip_address(mask)}"
+        network = network_around(Address(address), bits - hosts.bit_length())
+        if network.network_address.packed == address:  # else it has bits that the mask has not
+            return kind(network, negated)
+    text = f"{Address(address)}/{Address(mask)}"
     return UnknownMatch(kind.__name__, (Option("network", text, negated),))
 
 
@@ -310,9 +308,26 @@ def _interface(
     return UnknownMatch(kind.__name__, (Option(os.fsdecode(name), mask.hex(), negated),))
 
 
-def _options(extension: Any) -> tuple[Option, ...]:
-    # libxtables quotes ' as \', which shlex, and so python-iptables, leaves as it is.
-    return tuple(
-        Option(name, " ".join(words[words[:1] == ["!"] :]).replace("\\'", "'"), words[:1] == ["!"])
-        for name, words in extension.get_all_parameters().items()
-    )
+def _options(extension: Any) -> Iterator[Option]:
+    """The options that libxtables prints of an extension, as iptables-save would."""
+    # Not get_all_parameters, which splits all text as a shell does.
+    printed = os.fsdecode(extension._get_saved_buf(extension.rule.get_ip()) or b"")
+    words = _quoted_words(printed) if '"' in printed else printed.split()
+    options: list[tuple[str, bool, list[str]]] = []
+    negated = False
+    for word in words:
+        if word == "!":
+            negated = True
+        elif word.startswith("--"):
+            options.append((word[2:], negated, []))
+            negated = False
+        elif options:
+            options[-1][2].append(word)
+    return (Option(name, " ".join(values), negated) for name, negated, values in options)
+
+
+def _quoted_words(text: str) -> list[str]:
+    import shlex
+
+    # libxtables writes ' as \', which shlex leaves as it is.
+    return [word.replace("\\'", "'") for word in shlex.split(text)]

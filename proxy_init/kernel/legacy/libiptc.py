@@ -16,29 +16,29 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from types import ModuleType
 
 from ...errors import NodeCannot
+from ...light import suppress
 from ...rules.model import BUILT_IN, Chain, Family, Table
 from ...rules.reconcile import TableEdit
-from ..system.proc import read
+from ..system.proc import legacy_tables, read
 from ..system.refusal import KernelRefused
 from ..system.stand_ins import module, stand_ins
 from .entries import EntryReader, EntryWriter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
     from ...rules.counts import Count
 
+_VERSION_OF_LIBXTABLES = 12
 _SONAMES = {
-    "c": "libc.so.6",
     "ip4tc": "libip4tc.so.2",
     "ip6tc": "libip6tc.so.2",
-    "libxtables.so.12": "libxtables.so.12",
+    "xtables": f"libxtables.so.{_VERSION_OF_LIBXTABLES}",
 }
 _LARGEST_BASE = 36  # man 3 strtoul
 
@@ -54,10 +54,9 @@ def load() -> ModuleType:
             raise NodeCannot(
                 f"the library {soname} can't be loaded ({error}); Debian's package iptables has it"
             ) from error
-    os.environ["PYTHON_IPTABLES_XTABLES_VERSION"] = "12"
     if "XTABLES_LIBDIR" not in os.environ:
         os.environ["XTABLES_LIBDIR"] = _extensions_directory()
-    with stand_ins(_not_for_iptc()), warnings.catch_warnings():
+    with stand_ins(_for_iptc()), warnings.catch_warnings():
         # Its regular expressions lack the r in front, which newer Pythons warn about.
         warnings.simplefilter("ignore")
         import iptc
@@ -87,18 +86,32 @@ def _options_of(table: Any) -> Iterator[Any]:
         address += size if behind > _LARGEST_BASE else larger
 
 
-def _not_for_iptc() -> Mapping[str, ModuleType | None]:
-    """What python-iptables imports to look for its libraries, to run modprobe whether needed or
-    not, and for an interface of its own that is not used here: 25 ms, if it were loaded."""
-    suffix = _imp.extension_suffixes()[0]
+def _for_iptc() -> Mapping[str, ModuleType]:
+    """What python-iptables imports to look for its libraries by running programs, to run modprobe
+    whether needed or not, to read what it is not asked to read, and for an interface of its own
+    that is not used here: 25 ms, if it were loaded."""
     return {
-        "ctypes.util": module("ctypes.util", find_library=_SONAMES.get),
-        "distutils": None,
         "iptc.easy": module("iptc.easy"),
+        "iptc.util": module(
+            "iptc.util",
+            find_library=_library,
+            find_libc=lambda: ctypes.CDLL("libc.so.6"),
+            load_kernel=lambda _: None,
+        ),
+        "re": module("re", compile=str),
+        "shlex": module("shlex"),
         "socket": _socket,  # without the enumerations that are made of it
-        "subprocess": module("subprocess", PIPE=None, Popen=None),
-        "sysconfig": module("sysconfig", get_config_var=lambda _: suffix, get_path=lambda _: ""),
+        "weakref": module("weakref", WeakValueDictionary=dict),
     }
+
+
+def _library(name: str, *_: str) -> tuple[ctypes.CDLL, int]:
+    """One of the libraries of iptables, or the one that python-iptables itself has."""
+    if name in _SONAMES:
+        return ctypes.CDLL(_SONAMES[name], mode=ctypes.RTLD_GLOBAL), _VERSION_OF_LIBXTABLES
+    package = sys.modules["iptc"].__path__[0]
+    path = f"{package}/../lib{name}{_imp.extension_suffixes()[0]}"
+    return ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL), 0
 
 
 def _extensions_directory() -> str:
@@ -107,18 +120,6 @@ def _extensions_directory() -> str:
         if "/libxtables.so." in line:
             return line.split(maxsplit=5)[5].rpartition("/")[0] + "/xtables"
     return "/usr/lib/xtables"
-
-
-def instantiated(family: Family) -> tuple[str, ...]:
-    """The tables that this namespace has; the kernel makes one when it is first read."""
-    prefix = "ip" if family is Family.V4 else "ip6"
-    try:
-        names = read(f"/proc/self/net/{prefix}_tables_names").split()
-    except FileNotFoundError:
-        return ()
-    except OSError:  # readable for root only
-        return tuple(BUILT_IN)
-    return tuple(name for name in BUILT_IN if name in names)
 
 
 class Tables:
@@ -136,7 +137,7 @@ class Tables:
 
     def instantiated(self) -> tuple[str, ...]:
         """Those of the tables that this namespace has."""
-        return instantiated(self._family)
+        return legacy_tables(self._family)
 
     def read(self, name: str) -> Table:
         """All that the table holds now. Raises KernelRefused."""

@@ -3,14 +3,19 @@
 Sources: linux/netfilter_ipv4/ip_tables.h, linux/netfilter_ipv6/ip6_tables.h.
 """
 
+from __future__ import annotations
+
 import _socket
 import ctypes
 import errno
 import struct
-from collections.abc import Container
 
 from ...rules.model import Family, Ruleset
 from ..system.refusal import NO_SUCH_TABLE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container
 
 _LEVELS = {Family.V4: _socket.SOL_IP, Family.V6: 41}
 _GET_REVISION = {

@@ -1,4 +1,4 @@
-"""Packets that reach a pod as a stranger's do, made inside it. FlagKind CAP_NET_RAW.
+"""Packets that reach a pod as a stranger's do, made inside it. Needs CAP_NET_RAW.
 
 What a process sends to its own pod is not asked about nat again when it comes back over lo, since
 connection tracking knows it from OUTPUT. Two ways lead to PREROUTING as a stranger. IPv4: a raw

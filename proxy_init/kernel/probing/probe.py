@@ -75,7 +75,7 @@ def _interfaces(destinations: Iterable[Address]) -> Iterator[tuple[Address, str]
             with suppress(OSError):
                 route = netlink.route_to(family, to)
                 if to in UNASSIGNED[to.version] or route.get("gateway") or route.get("via"):
-                    yield to, socket.if_indextoname(route.get("oif"))
+                    yield to, socket.if_indextoname(route["oif"])
 
 
 def make(probes: Sequence[Probe], ports: Ports, proxy: Owner, wait: int) -> list[Judged]:

@@ -7,13 +7,12 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from ipaddress import ip_address
 from itertools import count, islice
 from typing import TypeAlias
 
 from ...analysis.probe_plan import Owner
 from ...rules.model import Family
-from ...rules.networks import Address
+from ...rules.networks import Address, read_address
 from ..system.proc import read
 
 End: TypeAlias = tuple[Address, int]
@@ -121,7 +120,7 @@ def accepted_on(client_port: int) -> set[int]:
 
 def end(name: tuple[str, int] | tuple[str, int, int, int]) -> End:
     """One end of a connection, as Python's sockets name it."""
-    return ip_address(name[0].partition("%")[0]), name[1]
+    return read_address(name[0].partition("%")[0]), name[1]
 
 
 def original_destination(accepted: socket.socket) -> End:
@@ -134,4 +133,4 @@ def original_destination(accepted: socket.socket) -> End:
         port, address = struct.unpack_from(form, accepted.getsockopt(level, _SO_ORIGINAL_DST, size))
     except OSError:
         return end(accepted.getsockname())
-    return ip_address(address), port
+    return read_address(address), port

@@ -1,14 +1,18 @@
 """The addresses of this process's network namespace. Changes nothing."""
 
+from __future__ import annotations
+
 import _socket  # what socket is made of, which takes 4 ms to load
 import os
-from collections.abc import Iterator
-from contextlib import suppress
-from ipaddress import IPv6Address, ip_address
 
 from ...errors import ApplyFailed, NodeCannot
-from ...rules.networks import Address
+from ...light import suppress
+from ...rules.networks import Address, read_address
 from ..system.proc import read
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _IPV6_ADDRESSES = "/proc/self/net/if_inet6"
 
@@ -23,7 +27,7 @@ def addresses() -> tuple[Address, ...]:
     try:
         with connected() as netlink:
             return tuple(
-                ip_address(message.get("local") or message.get("address"))
+                Address(message.get("local") or message["address"])
                 for family in (_socket.AF_INET, _socket.AF_INET6)
                 for message in netlink.get("address", family)
             )
@@ -47,7 +51,7 @@ def global_addresses(ipv4: bool = True) -> tuple[Address, ...]:
     return tuple(address for address in addresses() if is_global(address))
 
 
-def ipv6_addresses() -> Iterator[tuple[IPv6Address, str]]:
+def ipv6_addresses() -> Iterator[tuple[Address, str]]:
     """This namespace's IPv6 addresses, each with its interface, man 5 proc_net.
 
     Raises OSError, and NodeCannot without /proc.
@@ -55,7 +59,7 @@ def ipv6_addresses() -> Iterator[tuple[IPv6Address, str]]:
     with suppress(FileNotFoundError):  # the kernel has no IPv6
         for line in read(_IPV6_ADDRESSES).splitlines():
             words = line.split()
-            yield IPv6Address(bytes.fromhex(words[0])), words[-1]
+            yield Address(bytes.fromhex(words[0])), words[-1]
 
 
 def has_ipv6() -> bool:
@@ -76,5 +80,5 @@ def is_global(address: Address) -> bool:
         or address.is_link_local
         or address.is_unspecified
         or address.is_multicast
-        or address == IPv6Address("::6")
+        or address == read_address("::6")
     )

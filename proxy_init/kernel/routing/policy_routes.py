@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import _socket  # what socket is made of, which takes 4 ms to load
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from fcntl import ioctl
-from ipaddress import IPv6Address
 from struct import pack
 
 from ...frozen import frozen
+from ...light import contextmanager, suppress
 from ...rules.model import Family, PolicyRoute, Routing
+from ...rules.networks import read_address
 from ..system.refusal import KernelRefused
 from .addresses import has_ipv6, ipv6_addresses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .rtnetlink import Netlink
 
-_PASSTHROUGH = IPv6Address("::6")
+_PASSTHROUGH = read_address("::6")
 _SIOCSIFADDR, _SIOCDIFADDR = 0x8916, 0x8936  # linux/sockios.h
 _LOOPBACK_INDEX = 1  # of lo in every namespace, include/net/flow.h LOOPBACK_IFINDEX
 _EVERY_BIT = 0xFFFFFFFF
@@ -121,13 +122,13 @@ class Routes:
         if step.what == "rule":
             fields |= {"action": _TO_TABLE}
             attributes = {
-                "FRA_FWMARK": step.policy_route.mark,
-                "FRA_TABLE": step.policy_route.table,
-                "FRA_PRIORITY": step.priority,
+                "fwmark": step.policy_route.mark,
+                "table": step.policy_route.table,
+                "priority": step.priority,
             }
         else:
             fields |= {"type": _LOCAL, "scope": self._scope, "proto": _BOOT}
-            attributes = {"RTA_OIF": _LOOPBACK_INDEX, "RTA_TABLE": step.policy_route.table}
+            attributes = {"oif": _LOOPBACK_INDEX, "table": step.policy_route.table}
         with self._netlink(step) as netlink:
             netlink.change(step.verb, step.what, fields, attributes)
 
@@ -158,7 +159,7 @@ class Routes:
 
     def _rules(self, netlink: Netlink) -> Iterator[_Rule]:
         for message in netlink.get("rule", self._number):
-            table = message.get("table", 0)
+            table = message["table"]
             mark = message.get("fwmark")
             plain = (
                 mark is not None
@@ -168,7 +169,8 @@ class Routes:
                 and not message["tos"]
                 and not message["flags"]
                 and message.get("suppress_prefixlen", _EVERY_BIT) == _EVERY_BIT
-                and _OF_A_PLAIN_RULE.issuperset(name for name, _ in message["attrs"])
+                # What the kernel tells of any rule with a mark has a name. All else narrows it.
+                and not message["others"]
                 and message["action"] == _TO_TABLE
             )
             yield _Rule(mark if plain else None, table, message.get("priority", 0))
@@ -192,16 +194,11 @@ class Routes:
                 and message["src_len"] == 0
                 and message.get("oif") == _LOOPBACK_INDEX
             )
-            tables.setdefault(message.get("table", message["table"]), []).append(ours)
+            tables.setdefault(message["table"], []).append(ours)
         return tables
 
 
 _ALREADY = (errno.EEXIST, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL)  # there, or not there
-# What the kernel tells of any rule with a mark. Whatever else it tells narrows the rule down.
-_OF_A_PLAIN_RULE = frozenset(
-    f"FRA_{name}"
-    for name in ("TABLE", "PRIORITY", "PROTOCOL", "FWMARK", "FWMASK", "SUPPRESS_PREFIXLEN")
-)
 _CLONED = 0x200  # RTM_F_CLONED: a cached route
 
 
@@ -228,7 +225,7 @@ def _missing(
 
 def _next_priority(rules: list[_Rule]) -> int:
     """Right before the second rule, as `ip rule add` has it from the kernel
-    (net/core/fib_rules.c, fib_default_rule_pref); left to itself, pyroute2 takes another."""
+    (net/core/fib_rules.c, fib_default_rule_pref)."""
     priorities = sorted(rule.priority for rule in rules)
     return max(priorities[1] - 1, 0) if len(priorities) > 1 else 0
 

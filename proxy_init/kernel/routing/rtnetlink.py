@@ -1,145 +1,117 @@
 """Addresses, routes and policy rules of this process's network namespace, through netlink.
 
-The messages are pyroute2's; the socket is a plain one, because pyroute2's come with asyncio and
-multiprocessing, which take 120 ms to load.
+Sources: linux/rtnetlink.h, linux/if_addr.h, linux/fib_rules.h, man 7 rtnetlink.
 """
 
 from __future__ import annotations
 
-import _socket
-import _thread
-import errno
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import cache
-from importlib.machinery import PathFinder
-from itertools import count
+from struct import Struct, pack
 
-from ...log import logger
-from ..system.stand_ins import module, stand_ins
+from ...light import contextmanager
+from ..system import netlink
+from ..system.netlink import ACK, CREATE, Message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ipaddress import IPv4Address, IPv6Address
-    from typing import Any
+    from collections.abc import Iterator, Mapping
+    from typing import Any, TypeAlias
 
-# linux/netlink.h, linux/rtnetlink.h. Of each kind there are three messages in a row: one that adds,
-# which the kernel's answers have too, one that deletes, one that asks.
-_REQUEST, _ACK, _DUMP, _CREATE = 0x1, 0x4, 0x300, 0x600  # the last: and only if there is none
-_ERROR, _DONE = 2, 3
-_INTERRUPTED = 0x10
-_ADDRESS, _ROUTE, _RULE = 20, 24, 32
-_KINDS = {"address": _ADDRESS, "route": _ROUTE, "rule": _RULE}
+    from ...rules.networks import Address
+
+    Entry: TypeAlias = Mapping[str, Any]
+    """A route, rule or address: the fields of its header and its attributes by name, numbers as
+    such and all else as bytes; `others` are the attributes that have no name here."""
+
+_ROUTE = 0  # NETLINK_ROUTE
+_EXCLUSIVE = 0x200  # only if there is none
+# Of each kind there are three messages in a row: one that adds, which the kernel's answers have
+# too, one that deletes, one that asks.
+_KINDS = {"address": 20, "route": 24, "rule": 32}
 _VERBS = {"add": 0, "delete": 1, "get": 2}
-
-_BUFFER = 1 << 16  # the kernel's own are at most half as large
-_MOST_TRIES = 10
-"""How often a list is asked for that changes while the kernel tells it."""
+_ADDRESS_HEADER, _ROUTE_HEADER = Struct("=BBBBI"), Struct("=BBBBBBBBI")
+_HEADERS = {
+    "address": (_ADDRESS_HEADER, ("family", "prefixlen", "flags", "scope", "index")),
+    "route": (
+        _ROUTE_HEADER,
+        ("family", "dst_len", "src_len", "tos", "table", "proto", "scope", "type", "flags"),
+    ),
+    "rule": (
+        _ROUTE_HEADER,
+        ("family", "dst_len", "src_len", "tos", "table", "res1", "res2", "action", "flags"),
+    ),
+}
+_ATTRIBUTES = {
+    "address": {"address": 1, "local": 2},
+    "route": {
+        **{"dst": 1, "oif": 4, "gateway": 5, "priority": 6, "prefsrc": 7, "metrics": 8},
+        **{"table": 15, "via": 18},
+    },
+    "rule": {
+        **{"priority": 6, "fwmark": 10, "suppress_prefixlen": 14, "table": 15, "fwmask": 16},
+        "protocol": 21,
+    },
+}
+_NAMES = {kind: {n: name for name, n in names.items()} for kind, names in _ATTRIBUTES.items()}
+_BYTES = frozenset({"address", "local", "dst", "gateway", "prefsrc", "metrics", "via"})
 
 
 class Netlink:
     """A connection, see `connected`. All its methods raise OSError where the kernel refuses."""
 
-    def __init__(self, socket: _socket.socket, marshal: Any) -> None:
-        self._socket = socket
-        self._marshal = marshal
-        self._numbers = count(1)
+    def __init__(self, connection: netlink.Connection) -> None:
+        self._connection = connection
 
-    def get(self, kind: str, family: int) -> list[Any]:
+    def get(self, kind: str, family: int) -> list[Entry]:
         """All of a kind, `address`, `route` or `rule`, that belong to a family."""
-        for _ in range(_MOST_TRIES):
-            self._send("get", kind, _DUMP, {"family": family}, {})
-            answers = list(self._answers())
-            if not any(answer["header"]["flags"] & _INTERRUPTED for answer in answers):
-                return answers[:-1]
-        raise OSError(errno.EAGAIN, f"the list of {kind}s changes all the time")
+        question = _message("get", kind, {"family": family}, {})
+        return [_entry(kind, body) for body in self._connection.dump(question)]
 
-    def route_to(self, family: int, to: IPv4Address | IPv6Address) -> Any:
+    def route_to(self, family: int, to: Address) -> Entry:
         """The route by which a packet to an address would leave."""
         fields = {"family": family, "dst_len": to.max_prefixlen}
-        self._send("get", "route", _ACK, fields, {"RTA_DST": str(to)})
-        route, _ = self._answers()
-        return route
+        return _entry(
+            "route", self._connection.ask(_message("get", "route", fields, {"dst": to.packed}))
+        )
 
     def change(
-        self, verb: str, kind: str, fields: Mapping[str, int], attributes: Mapping[str, object]
+        self, verb: str, kind: str, fields: Mapping[str, int], attributes: Mapping[str, int]
     ) -> None:
         """Add or delete one; `verb` says which."""
-        self._send(verb, kind, _ACK | (_CREATE if verb == "add" else 0), fields, attributes)
-        for _ in self._answers():
-            pass
+        flags = ACK | (CREATE | _EXCLUSIVE if verb == "add" else 0)
+        self._connection.tell([_message(verb, kind, fields, attributes, flags)])
 
-    def _send(
-        self,
-        verb: str,
-        kind: str,
-        flags: int,
-        fields: Mapping[str, int],
-        attributes: Mapping[str, object],
-    ) -> None:
-        self._number = next(self._numbers)
-        message = self._marshal.msg_map[_KINDS[kind]]()
-        message["header"] = {
-            "type": _KINDS[kind] + _VERBS[verb],
-            "flags": _REQUEST | flags,
-            "sequence_number": self._number,
-        }
-        message.update(fields)
-        message["attrs"] = list(attributes.items())
-        message.encode()
-        self._socket.send(message.data)
 
-    def _answers(self) -> Iterator[Any]:
-        """The messages that answer the last one sent, and the one that says that it is done."""
-        while True:
-            for message in self._marshal.parse(self._socket.recv(_BUFFER)):
-                header = message["header"]
-                if header["sequence_number"] != self._number:
-                    continue
-                if header["error"]:
-                    raise OSError(*header["error"].args)
-                yield message
-                if header["type"] in (_ERROR, _DONE):  # an error of 0 says that it is done
-                    return
+def _message(
+    verb: str,
+    kind: str,
+    fields: Mapping[str, int],
+    attributes: Mapping[str, int | bytes],
+    flags: int = 0,
+) -> Message:
+    header, names = _HEADERS[kind]
+    body = header.pack(*(fields.get(name, 0) for name in names))
+    for name, value in attributes.items():
+        data = value if isinstance(value, bytes) else pack("=I", value)
+        body += netlink.attribute(_ATTRIBUTES[kind][name], data)
+    return Message(_KINDS[kind] + _VERBS[verb], body, flags)
+
+
+def _entry(kind: str, body: bytes) -> Entry:
+    header, fields = _HEADERS[kind]
+    entry: dict[str, Any] = dict(zip(fields, header.unpack_from(body), strict=True))
+    others = []
+    for number, value in netlink.each_attribute(body[header.size :]):
+        name = _NAMES[kind].get(number)
+        if name is None:
+            others.append(number)
+        else:
+            entry[name] = value if name in _BYTES else int.from_bytes(value, sys.byteorder)
+    return {**entry, "others": others}
 
 
 @contextmanager
 def connected() -> Iterator[Netlink]:
     """A connection to the kernel for as long as the block lasts. Raises OSError."""
-    socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, 0)
-    try:
-        yield Netlink(socket, load())
-    finally:
-        socket.close()
-
-
-@cache
-def load() -> Any:
-    """pyroute2's reader of messages, which has the class for each kind of them."""
-    if "pyroute2" in sys.modules:
-        return _load()
-    place = PathFinder.find_spec("pyroute2")
-    threads = {"Lock": _thread.allocate_lock, "RLock": _thread.RLock, "local": _thread._local}
-    with stand_ins(
-        {
-            # The package itself, which would import all of its modules.
-            "pyroute2": module("pyroute2", __path__=place and place.submodule_search_locations),
-            "logging": module("logging", getLogger=lambda _: logger),
-            "socket": module("socket", **{**vars(_socket), "AddressFamily": int}),
-            "threading": module("threading", **threads),
-            "traceback": module("traceback", format_exc=str, format_stack=list),
-        }
-    ):
-        return _load()
-
-
-def _load() -> Any:
-    from pyroute2.netlink.marshal import Marshal
-    from pyroute2.netlink.rtnl.fibmsg import fibmsg
-    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-    from pyroute2.netlink.rtnl.rtmsg import rtmsg
-
-    marshal = Marshal()
-    marshal.msg_map.update({_ADDRESS: ifaddrmsg, _ROUTE: rtmsg, _RULE: fibmsg})
-    return marshal
+    with netlink.connected(_ROUTE) as connection:
+        yield Netlink(connection)

@@ -3,15 +3,20 @@
 See XTABLES_LOCKFILE in man 8 iptables.
 """
 
+from __future__ import annotations
+
 import fcntl
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 
 from ...errors import ApplyFailed
+from ...light import contextmanager, suppress
 from ...log import logger
 from .proc import read
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _POLL_SECONDS = 0.05
 
@@ -31,8 +36,6 @@ def xtables_lock(path: str, wait: int) -> Iterator[None]:
         return
     try:
         _wait_for(descriptor, path, wait)
-        # What we start holds it too, and goes on to if we are killed before it is done.
-        os.set_inheritable(descriptor, True)
         yield
     finally:
         os.close(descriptor)

@@ -1,13 +1,18 @@
 """Other network namespaces: entering one, and making one to ask something in."""
 
+from __future__ import annotations
+
 import ctypes
 import fcntl
 import os
-from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from ...errors import BadCall, Mistake, NodeCannot
 from .workers import Worker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
 _CLONE_NEWNET, _CLONE_NEWUSER = 0x40000000, 0x10000000  # linux/sched.h

@@ -1,8 +1,11 @@
-"""Reading what the kernel tells in /proc."""
+"""What /proc tells of this process, man 5 proc."""
 
 import os
+from collections.abc import Sequence
 
 from ...errors import NodeCannot
+from ...rules.matches import OwnerGid, OwnerUid
+from ...rules.model import BUILT_IN, Family, Ruleset
 
 
 def read(path: str) -> str:
@@ -21,3 +24,43 @@ def read(path: str) -> str:
             "/proc is not mounted here, and without it nobody can tell what the kernel holds; "
             "mount -t proc proc /proc"
         ) from None
+
+
+def legacy_tables(family: Family) -> tuple[str, ...]:
+    """The tables that this namespace has; the kernel makes one when it is first read."""
+    prefix = "ip" if family is Family.V4 else "ip6"
+    try:
+        names = read(f"/proc/self/net/{prefix}_tables_names").split()
+    except FileNotFoundError:
+        return ()
+    except OSError:  # readable for root only
+        return tuple(BUILT_IN)
+    return tuple(name for name in BUILT_IN if name in names)
+
+
+def unmapped_owners(rulesets: Sequence[Ruleset]) -> str:
+    """The uids and gids of the rules that this user namespace does not know, as words, and what to
+    do about it; nothing where it knows all."""
+    owners = {
+        ("uid", match.uid) if isinstance(match, OwnerUid) else ("gid", match.gid)
+        for ruleset in rulesets
+        for rule in ruleset.rules
+        for match in rule.matches
+        if isinstance(match, OwnerUid | OwnerGid)
+    }
+    lacking = [f"{kind} {number}" for kind, number in sorted(owners) if not _mapped(kind, number)]
+    if not lacking:
+        return ""
+    return (
+        f"this user namespace does not know {', '.join(lacking)} (/proc/self/uid_map, gid_map): "
+        "run without a user namespace (hostUsers: true), or map them"
+    )
+
+
+def _mapped(kind: str, number: int) -> bool:
+    try:
+        text = read(f"/proc/{os.getpid()}/{kind}_map")
+    except OSError:
+        return True
+    ranges = [tuple(map(int, line.split())) for line in text.splitlines()]
+    return any(first <= number < first + count for first, _, count in ranges)

@@ -7,12 +7,13 @@ run programs, to log. Loading all that would take longer than everything else th
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from types import ModuleType
+
+from ...light import contextmanager
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # signal without its enumerations
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
 
 from ...errors import ApplyFailed, NodeCannot, ProxyInitError
+from ...light import AbstractContextManager, suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
     from typing import BinaryIO, TypeVar
 
     Step = TypeVar("Step")

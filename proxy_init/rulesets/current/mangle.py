@@ -1,6 +1,6 @@
 """The table mangle: mode TPROXY, and --drop-invalid."""
 
-from collections.abc import Iterator
+from __future__ import annotations
 
 from ...config.config import EVERYTHING, TPROXY_OUTBOUND_MARK, Config, Mode
 from ...rules.matches import (
@@ -31,6 +31,10 @@ from ..common import (
     mangle_tproxy,
     table_of,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def table(config: Config, family: Family) -> Table:

@@ -1,6 +1,6 @@
 """The table nat: outbound traffic in both modes, inbound traffic in mode REDIRECT."""
 
-from collections.abc import Callable, Iterator
+from __future__ import annotations
 
 from ...config.config import DNS_PORT, EVERYTHING, Config, Mode
 from ...rules.matches import (
@@ -28,10 +28,15 @@ from ..common import (
     UDP,
     by_destination,
     captured_servers,
+    destinations,
     inbound_exclusions,
     nat_redirect,
     table_of,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
 def table(config: Config, family: Family) -> Table:
@@ -63,12 +68,16 @@ def prerouting_top(config: Config, family: Family) -> Iterator[Rule]:
                 f"traffic from {name} is captured as outbound (-k, -i)",
             )
     else:
-        for network in config.networks(config.outbound_networks, family)[::-1]:
+        networks = config.networks(config.outbound_networks, family)[::-1]
+        single = ((Destination(network), str(network)) for network in networks)
+        for match, what in (
+            destinations("captured", networks) if config.backend == "nft" else single
+        ):
             for name in interfaces:
                 yield Rule(
-                    (Destination(network), InInterface(name)),
+                    (match, InInterface(name)),
                     REDIRECT,
-                    f"traffic from {name} to {network} is captured as outbound (-k, -i)",
+                    f"traffic from {name} to {what} is captured as outbound (-k, -i)",
                 )
     for name in interfaces:
         yield Rule(

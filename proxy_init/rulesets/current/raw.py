@@ -1,12 +1,16 @@
 """The table raw: conntrack zones for DNS capture."""
 
-from collections.abc import Iterator
+from __future__ import annotations
 
 from ...config.config import DNS_PORT, Config
 from ...rules.matches import DestinationPort, Match, OwnerGid, OwnerUid, Source, SourcePort
 from ...rules.model import Family, Rule, Table
 from ...rules.targets import ConntrackZone
 from ..common import INBOUND, OUTPUT_DNS, UDP, captured_servers, table_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Conntrack zones: of the application's queries to the agent, and of the agent's own to a server.
 AGENT_ZONE, SERVER_ZONE = ConntrackZone(2), ConntrackZone(1)

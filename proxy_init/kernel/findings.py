@@ -1,0 +1,62 @@
+"""How a run goes about its work, and what it finds the kernel to differ in from what is wanted."""
+
+from __future__ import annotations
+
+from ..frozen import frozen
+from ..rules.iptables_save import table_text
+from ..rules.model import Family, PolicyRoute, Table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from .routing.policy_routes import Step
+
+
+@frozen
+class ApplyOptions:
+    """How to go about it.
+
+    `policy_route` is what the flags name, whether it is wanted or not. `force` writes what is in
+    place already. `thorough` looks for policy routes of ours even where no table hints at them, and
+    always shows the difference. Without `write`, nothing is written, and no table is brought into
+    being by reading it.
+    """
+
+    policy_route: PolicyRoute
+    force: bool = False
+    thorough: bool = False
+    write: bool = True
+
+
+@frozen
+class Finding:
+    """What has to be done for one family."""
+
+    family: Family
+    holds_ours: bool
+    """Whether anything of ours is there."""
+    differs: bool
+    """Whether anything has to change."""
+    difference: tuple[str, ...]
+    """A unified diff, kernel against wanted, of iptables-save text and routing; where nothing of
+    ours is there, only if options were thorough."""
+
+
+def difference(label: str, present: Table, wanted: Table) -> Iterator[str]:
+    """A unified diff of a table's text, kernel against wanted."""
+    from difflib import unified_diff
+
+    return unified_diff(
+        table_text(present).splitlines(),
+        table_text(wanted).splitlines(),
+        f"{label}, in the kernel",
+        f"{label}, wanted",
+        lineterm="",
+    )
+
+
+def routing_difference(label: str, added: Iterable[Step], deleted: Iterable[Step]) -> Iterator[str]:
+    """The same of routing, a line for each step."""
+    yield from (f"-{label} {step.undo}" for step in deleted)
+    yield from (f"+{label} {step}" for step in added)
