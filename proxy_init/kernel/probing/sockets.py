@@ -133,4 +133,4 @@ def original_destination(accepted: socket.socket) -> End:
         port, address = struct.unpack_from(form, accepted.getsockopt(level, _SO_ORIGINAL_DST, size))
     except OSError:
         return end(accepted.getsockname())
-    return read_address(address), port
+    return Address(address), port
