@@ -1,8 +1,8 @@
-"""Small parts of the standard library, without what loading them costs a pod's start.
+"""Small replacements for parts of the standard library that take long to load.
 
-Each does what type checkers take it for, the class or function of that name in `contextlib`,
-`enum` or `functools`, as far as it is used here. These three load each other, `collections` and
-`operator`: 23 million instructions, where an empty Python takes 21.
+Each behaves like the class or function of that name in `contextlib`, `enum` or `functools`, as far
+as it is used here; type checkers see the original. Those modules load each other, `collections`
+and `operator`, which takes 23 million instructions; an empty Python takes 21 million.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ else:
     from _functools import partial as partial
 
     def cache(function):
-        """Keep what a function gives for its arguments."""
+        """Cache the results of a function by its arguments."""
         known = {}
 
         def cached(*arguments):
@@ -31,7 +31,7 @@ else:
         return cached
 
     class AbstractContextManager:
-        """What can be used as a block, and gives itself."""
+        """A base class of context managers; entering one returns itself."""
 
         def __class_getitem__(cls, item):
             return cls
@@ -39,8 +39,8 @@ else:
         def __enter__(self):
             return self
 
-    class suppress:  # noqa: N801  its name there
-        """A block in which some exceptions only end the block."""
+    class suppress:  # noqa: N801  its name in contextlib
+        """A context manager that suppresses some exceptions."""
 
         def __init__(self, *exceptions):
             self._exceptions = exceptions
@@ -52,7 +52,7 @@ else:
             return kind is not None and issubclass(kind, self._exceptions)
 
     def contextmanager(function):
-        """Make a block's begin and end of a generator that yields once."""
+        """Make a context manager from a generator that yields once."""
 
         def manager(*arguments, **named):
             return _Generated(function(*arguments, **named))
@@ -84,7 +84,7 @@ else:
             raise RuntimeError("generator didn't stop after throw()")
 
     class ExitStack:
-        """A block that ends others, which were entered in it, the last first."""
+        """A context manager that exits others, which were entered in it, in reverse order."""
 
         def __init__(self):
             self._entered = []
@@ -112,7 +112,7 @@ else:
             return value is not None and pending is None
 
     class _EnumType(type):
-        """Makes one member of a class for each of its attributes that is no method."""
+        """Makes a member of a class from each of its attributes that is not a method."""
 
         def __init__(cls, name, bases, namespace):
             super().__init__(name, bases, namespace)

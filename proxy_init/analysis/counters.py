@@ -28,8 +28,8 @@ class Standing(Enum):
 class Counted:
     """A rule, its number in its chain of the kernel, from 1, and its counters there.
 
-    A missing rule has neither. `more` is the increase since the previous reading. Without a family,
-    it is one rule for both.
+    A missing rule has neither. `more` is the increase since the previous reading. Without a
+    family, the rule is for both.
     """
 
     family: Family | None
@@ -44,7 +44,7 @@ class Counted:
 
     @property
     def title(self) -> str:
-        """The family or families."""
+        """The name of the family or families."""
         return self.family.title if self.family else " and ".join(each.title for each in Family)
 
 

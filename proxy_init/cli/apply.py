@@ -85,8 +85,8 @@ def _sum_up(
 
 
 def dry_run_text(config: Config, rulesets: Sequence[Ruleset]) -> str:
-    """The text of the families that a dry run prints: as iptables-save prints the rules, or for the
-    backend nft, as the program nft does."""
+    """The text of the families that a dry run prints: in the format of iptables-save, or for the
+    backend nft, in that of the program nft."""
     printed = [ruleset for ruleset in rulesets if ruleset.family in config.printed_families]
     if config.backend == "nft":
         from ..rules.nftables_text import rulesets_text

@@ -64,9 +64,9 @@ def wanted_rulesets(config: Config) -> list[Ruleset]:
 def chosen(
     config: Config, rulesets: list[Ruleset], write: bool = True
 ) -> tuple[Choice, list[Ruleset]]:
-    """Which backend `wanted_rulesets` go through, and what each family must hold there.
+    """The backend for the rulesets, and the ruleset of each family for that backend.
 
-    Unless we are to `write`, no table is brought into being by asking. Raises NodeCannot.
+    Without `write`, choosing creates no table in the kernel. Raises NodeCannot.
     """
     from ..kernel.choice import choose
 

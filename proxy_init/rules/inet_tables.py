@@ -1,9 +1,9 @@
-"""Where rules stand in nf_tables: Istio's names for tables and chains, hooks and priorities, and
-both families' rules in one table.
+"""The layout of our rules in nf_tables: Istio's names of tables and chains, hooks, priorities, and
+the rules of both families in one table.
 
-A rule that both families have stands once. One that only a family has asks for that family, so
-where IPv6 is left alone, no rule is for its packets. Pure; source of the names and priorities:
-istio/istio, tools/istio-nftables.
+A rule that is the same in both families is there once. A rule of one family has a match for that
+family, so if IPv6 is not captured, no rule applies to its packets. Pure. The names and priorities
+are those of istio/istio, tools/istio-nftables.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Families: TypeAlias = tuple[Family, ...]
 BOTH: Families = (Family.V4, Family.V6)
 INET = 1  # NFPROTO_INET, linux/netfilter.h
 TABLES = {name: f"istio-proxy-{name}" for name in BUILT_IN}
-"""The names in the kernel of the tables that are ours."""
+"""The names of our tables in the kernel."""
 HOOKS = {"PREROUTING": 0, "INPUT": 1, "FORWARD": 2, "OUTPUT": 3, "POSTROUTING": 4}
 PRIORITIES = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0}
-"""Of iptables' tables, where they are asked on the way out and in; of nat, before routing."""
+"""Those of the tables of iptables; for nat, that before routing."""
 
 
 @frozen
 class Hook:
-    """Where a base chain is called: the hook's number, the priority and the chain's type."""
+    """The hook of a base chain: its number, the priority and the type of the chain."""
 
     number: int
     priority: int
@@ -39,17 +39,17 @@ class Hook:
 
 @frozen
 class Placed:
-    """A rule of a table that is for both families, and those that it is for."""
+    """A rule in a table of both families, and the families to which it applies."""
 
     families: Families
     rule: Rule
 
 
 def hook_of(table: str, chain: str) -> Hook | None:
-    """Where a chain of ours is called; None for one that is only jumped to."""
+    """The hook of one of our chains; None if it is not a base chain."""
     if chain not in HOOKS:
         return None
-    route = (table, chain) == ("mangle", "OUTPUT")  # after a change of the mark, look again
+    route = (table, chain) == ("mangle", "OUTPUT")  # a change of the mark reroutes the packet
     kind = "nat" if table == "nat" else "route" if route else "filter"
     return Hook(HOOKS[chain], PRIORITIES[table], kind)
 
@@ -62,13 +62,13 @@ def name_in_kernel(chain: str) -> str:
 
 
 def name_in_model(chain: str) -> str:
-    """The other way round; a name that is none of ours stays."""
+    """The reverse of `name_in_kernel`; other names are kept."""
     name = chain.upper().replace("-", "_")
     return name if name_in_kernel(name) == chain else chain
 
 
 def merged(tables: Mapping[Family, Table]) -> dict[str, list[Placed]]:
-    """By chain, the rules of a table of both families; each family finds its own in their order."""
+    """By chain, the merged rules of both families; the rules of each family keep their order."""
     names = dict.fromkeys(chain.name for table in tables.values() for chain in table.chains)
     return {
         name: list(_merged_rules(_rules(tables, Family.V4, name), _rules(tables, Family.V6, name)))
@@ -81,28 +81,28 @@ def _rules(tables: Mapping[Family, Table], family: Family, name: str) -> Sequenc
     return chain.rules if chain else ()
 
 
-def _merged_rules(ours: Sequence[Rule], theirs: Sequence[Rule]) -> Iterator[Placed]:
-    """IPv4's rules and IPv6's: what stands in both comes once, what is between by turns."""
-    places: dict[object, list[int]] = {}
-    for place, rule in reversed([*enumerate(theirs)]):
-        places.setdefault(_shared(rule), []).append(place)
+def _merged_rules(ipv4: Sequence[Rule], ipv6: Sequence[Rule]) -> Iterator[Placed]:
+    """Common rules come once; between them come those of one family, in turns."""
+    positions: dict[object, list[int]] = {}
+    for position, rule in reversed([*enumerate(ipv6)]):
+        positions.setdefault(_shared(rule), []).append(position)
     begin = 0
-    for rule in ours:
+    for rule in ipv4:
         shared = _shared(rule)
-        there = places.get(shared, []) if shared else []
+        there = positions.get(shared, []) if shared else []
         while there and there[-1] < begin:
             there.pop()
         if not there:
             yield Placed((Family.V4,), rule)
             continue
-        yield from (Placed((Family.V6,), other) for other in theirs[begin : there[-1]])
+        yield from (Placed((Family.V6,), other) for other in ipv6[begin : there[-1]])
         yield Placed(BOTH, rule)
         begin = there[-1] + 1
-    yield from (Placed((Family.V6,), rule) for rule in theirs[begin:])
+    yield from (Placed((Family.V6,), rule) for rule in ipv6[begin:])
 
 
 def _shared(rule: Rule) -> object:
-    """What one rule for both families would be, None where that cannot be."""
+    """What two rules must share to be one rule of both families; None if that is impossible."""
     if isinstance(rule.target, Reject) or any(
         isinstance(m, Source | Destination | DestinationSet) for m in rule.matches
     ):
@@ -111,14 +111,14 @@ def _shared(rule: Rule) -> object:
 
 
 def _of_any_family(target: Target) -> object:
-    """A target as both families have it: TPROXY names no address."""
+    """A target without what depends on the family: the address of TPROXY."""
     return (target.port, target.mark) if isinstance(target, Tproxy) else target
 
 
 def split(chains: Mapping[str, Sequence[Placed]], name: str, family: Family) -> Table:
-    """One family's table of the rules that are for it.
+    """The table of one family: the rules that apply to it.
 
-    A chain that holds rules, but none for this family, is not there for it.
+    A chain whose rules all apply to the other family only is left out.
     """
     return Table(
         name,

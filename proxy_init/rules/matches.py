@@ -192,9 +192,9 @@ class Comment:
 
 @frozen
 class DestinationSet:
-    """A set of nf_tables: the packet's destination lies in one of its networks.
+    """A set of nf_tables: the destination address is in one of its networks.
 
-    `ranges` are their first and last addresses as numbers, in order and apart; none overlap.
+    `ranges` are the first and last addresses of the networks as numbers, sorted and disjoint.
     """
 
     title: str
@@ -204,7 +204,7 @@ class DestinationSet:
 
     @classmethod
     def of(cls, title: str, networks: Sequence[Network]) -> DestinationSet:
-        """A set of networks of one family; those that lie in others are left out."""
+        """A set of networks of one family, without those that are inside others."""
         bits = networks[0].max_prefixlen
         starts = ((int(each.network_address), bits - each.prefixlen) for each in networks)
         ranges: list[tuple[int, int]] = []
@@ -215,13 +215,13 @@ class DestinationSet:
 
     @property
     def comment(self) -> str:
-        """What the set is for, in the kernel beside it."""
+        """The comment of the set in the kernel."""
         flag = {"captured": "-i", "excluded": "-x"}.get(self.title.split("-")[1], "")
         count = len(self.ranges)
         return f"{count:,} network{'s' * (count != 1)} of {flag}"
 
     def networks(self) -> Iterator[Network]:
-        """Its networks, where all ranges are such."""
+        """Its networks, if every range is one."""
         bits = 32 if self.version == 4 else 128
         for first, last in self.ranges:
             yield Network(Address(first.to_bytes(bits // 8)), bits - (last - first).bit_length())

@@ -42,7 +42,7 @@ class Family(Enum):
 
 
 PREFIX = "ISTIO_"
-"""What the names of our chains begin with."""
+"""The prefix of the names of our chains."""
 
 BUILT_IN: dict[str, tuple[str, ...]] = {
     "raw": ("PREROUTING", "OUTPUT"),

@@ -1,22 +1,22 @@
-"""Addresses and networks of both families, as rules name them.
+"""Addresses and networks of both families.
 
-`ipaddress` has more of everything, and takes 0.8 ms to load and 15 µs a network; a plain call would
-use a tenth of it. Text is read and printed by the C library, as in the programs of iptables.
+`ipaddress` takes 0.8 ms to load and 15 µs per network, and a plain call would use a tenth of it.
+The C library parses and prints the text, as in the programs of iptables.
 """
 
 from __future__ import annotations
 
-from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton  # socket itself takes 4 ms to load
+from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton  # loading socket takes 4 ms
 
 from ..frozen import frozen
 
 _MAPPED = bytes(10) + b"\xff\xff"
-"""What an IPv4-mapped IPv6 address begins with: RFC 4291, 2.5.5.2."""
+"""The first bytes of IPv4-mapped IPv6 addresses (RFC 4291, 2.5.5.2)."""
 
 
 @frozen
 class Address:
-    """An address, of the family that has as many bytes as `packed`."""
+    """An address in network byte order; IPv4 if `packed` has 4 bytes, IPv6 if it has 16."""
 
     packed: bytes
 
@@ -27,12 +27,12 @@ class Address:
 
     @property
     def max_prefixlen(self) -> int:
-        """The length of a single address as a prefix: 32 or 128."""
+        """The prefix length of a single address: 32 or 128."""
         return 8 * len(self.packed)
 
     @property
     def ipv4_mapped(self) -> Address | None:
-        """The IPv4 address that an IPv6 address of ::ffff:0:0/96 stands for."""
+        """The IPv4 address in an IPv6 address of ::ffff:0:0/96; None for others."""
         is_mapped = len(self.packed) == 16 and self.packed.startswith(_MAPPED)
         return Address(self.packed[12:]) if is_mapped else None
 
@@ -67,8 +67,8 @@ class Address:
 
 @frozen
 class Network:
-    """All addresses that begin with the first `prefixlen` bits of `network_address`, whose other
-    bits are 0."""
+    """All addresses with the same first `prefixlen` bits as `network_address`; its other bits are
+    0."""
 
     network_address: Address
     prefixlen: int
@@ -80,17 +80,17 @@ class Network:
 
     @property
     def max_prefixlen(self) -> int:
-        """The length of a single address as a prefix: 32 or 128."""
+        """The prefix length of a single address: 32 or 128."""
         return self.network_address.max_prefixlen
 
     @property
     def num_addresses(self) -> int:
-        """How many addresses it has."""
+        """The number of its addresses."""
         return 1 << self.max_prefixlen - self.prefixlen
 
     @property
     def netmask(self) -> Address:
-        """The address whose first `prefixlen` bits alone are 1."""
+        """The netmask: the first `prefixlen` bits are 1."""
         bits = self.max_prefixlen
         hosts = bits - self.prefixlen
         return Address(((1 << bits) - 1 >> hosts << hosts).to_bytes(bits // 8))
@@ -106,13 +106,12 @@ class Network:
         same = len(address.packed) == len(self.network_address.packed)
         return same and (int(address) ^ int(self.network_address)) >> hosts == 0
 
-    def __getitem__(self, place: int) -> Address:
-        """The address at a place from the first, or as with lists from the last. Raises
-        IndexError."""
+    def __getitem__(self, index: int) -> Address:
+        """The address at `index`; a negative one counts from the end. Raises IndexError."""
         count = self.num_addresses
-        if not -count <= place < count:
+        if not -count <= index < count:
             raise IndexError(f"{self} has {count} addresses")
-        number = int(self.network_address) + place % count
+        number = int(self.network_address) + index % count
         return Address(number.to_bytes(self.max_prefixlen // 8))
 
     def __str__(self) -> str:
@@ -120,16 +119,15 @@ class Network:
 
 
 def read_address(text: str) -> Address:
-    """The address that a text spells, without a zone. Raises ValueError."""
+    """Parse an address without a zone. Raises ValueError."""
     try:
         return Address(inet_pton(AF_INET6 if ":" in text else AF_INET, text))
     except OSError:
-        raise ValueError(f"{text!r} is no address") from None
+        raise ValueError(f"{text!r} is not an address") from None
 
 
 def read_network(text: str) -> Network:
-    """The network that ADDRESS/LENGTH spells, or an address alone. Raises ValueError, also where
-    the address has other bits than the prefix."""
+    """Parse ADDRESS/LENGTH or a single address. Raises ValueError, also if host bits are set."""
     spelled, slash, length = text.partition("/")
     address = read_address(spelled)
     if not slash:
@@ -143,7 +141,7 @@ def read_network(text: str) -> Network:
 
 
 def network_around(address: Address, prefixlen: int | None = None) -> Network:
-    """The network of some prefix length that an address is in; by default its own alone."""
+    """The network with this prefix length that contains an address; by default only the address."""
     bits = address.max_prefixlen
     hosts = 0 if prefixlen is None else bits - prefixlen
     if hosts:

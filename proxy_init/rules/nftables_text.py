@@ -1,12 +1,12 @@
-"""Rules as the program nft lists them, byte for byte but for counts and handles.
+"""Rules as the program nft lists them: the same bytes, except for counters and handles.
 
-The spelling follows nft 1.0 (src/rule.c, src/expression.c). What a match implies it does not print:
-`tcp dport 80` has asked for TCP, `ip daddr` for IPv4.
+The spelling follows nft 1.0 (src/rule.c, src/expression.c). It does not print what a match implies:
+`tcp dport 80` implies TCP, `ip daddr` implies IPv4.
 """
 
 from __future__ import annotations
 
-from _socket import AF_INET, AF_INET6, inet_ntop  # what socket is made of, in a tenth of its time
+from _socket import AF_INET, AF_INET6, inet_ntop  # the C part of socket, a tenth of its load time
 
 from .inet_tables import TABLES, Placed, hook_of, merged, name_in_kernel
 from .matches import (
@@ -55,7 +55,7 @@ _OF_A_FAMILY = (Source, Destination, DestinationSet)
 
 
 def rulesets_text(rulesets: Sequence[Ruleset]) -> str:
-    """The tables of some families, those that hold something of ours."""
+    """The tables of the families that hold rules of proxy-init."""
     return "".join(
         _table_text(name, {ruleset.family: ruleset.table(name) for ruleset in rulesets})
         for name in BUILT_IN
@@ -189,7 +189,7 @@ def _family(network: Network) -> str:
 
 
 def _address(network: Network) -> str:
-    """A network; a single address without its length."""
+    """A network as text; a single address without its prefix length."""
     if network.prefixlen == network.max_prefixlen:
         family = AF_INET if network.version == 4 else AF_INET6
         return inet_ntop(family, network.network_address.packed)

@@ -10,7 +10,7 @@ from . import current, istio_1_0
 def build(config: Config, family: Family) -> Ruleset:
     """The ruleset that `config` asks for in `family`; empty if nothing is captured there.
 
-    For the backend nft, these are the rules as nf_tables takes them.
+    For the backend nft, the rules are in the form that nf_tables needs.
     """
     if config.mode is Mode.NONE or config.cleanup_only:
         return Ruleset(family)

@@ -52,7 +52,7 @@ def list_or_tree(
     longest = {"auto": LONG, "always": WIDTH, "never": len(networks)}[when]
     if len(networks) <= longest:
         return Tree(tuple(map(rule_for, networks)), {})
-    from collections import deque  # which a short list does without
+    from collections import deque  # loaded only for long lists
     from itertools import count
 
     merged = _merged(networks)
@@ -76,7 +76,7 @@ def list_or_tree(
 
 
 def _merged(networks: Sequence[Network]) -> list[Network]:
-    """The fewest networks of one family that have the same addresses, in order."""
+    """The smallest sorted list of networks with the same addresses; all of one family."""
     merged: list[Network] = []
     for network in sorted(networks, key=lambda each: (each.network_address.packed, each.prefixlen)):
         if merged and network.network_address in merged[-1]:

@@ -140,8 +140,8 @@ def _listed(
     rule_for: Callable[[Destination | DestinationSet, str], Rule],
     last: Sequence[Rule] = (),
 ) -> Tree:
-    """The rules for a list of one family's networks; `rule_for` is given what one of them matches,
-    and that in words."""
+    """The rules for a list of networks of one family. `rule_for` gets the match of one rule, and
+    its destination in words."""
     if config.backend == "nft":
         return Tree(tuple(rule_for(*each) for each in destinations(word, networks)), {})
     return list_or_tree(
@@ -153,16 +153,16 @@ def _listed(
     )
 
 
-MOST_SINGLE_NETWORKS = 32
-"""Of more networks, nf_tables make a set: one look-up, where each rule of a list would cost every
-new connection some 50 ns."""
+MAX_SINGLE_NETWORKS = 32
+"""For more networks, nf_tables has a set: one lookup, while every rule of a list would cost each
+new connection about 50 ns."""
 
 
 def destinations(
     word: str, networks: Sequence[Network]
 ) -> Iterator[tuple[Destination | DestinationSet, str]]:
-    """What matches one of a family's networks in nf_tables, each match with its words."""
-    if len(networks) <= MOST_SINGLE_NETWORKS:
+    """The destination matches for networks of one family in nf_tables, each with its words."""
+    if len(networks) <= MAX_SINGLE_NETWORKS:
         yield from ((Destination(network), str(network)) for network in networks)
     else:
         title = f"istio-{word}-ipv{networks[0].version}"

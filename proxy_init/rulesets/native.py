@@ -1,11 +1,11 @@
-"""The same rules as nf_tables take them natively, where those decide otherwise than x_tables.
+"""Changes rules where native nf_tables would decide differently from x_tables.
 
-- A packet without a socket that has an owner (the kernel's own connections): `! --uid-owner` of
-  x_tables takes it, `meta skuid !=` does not. So here rules take an owner's packets out first, and
-  what is left needs no negation.
-- TPROXY of x_tables drops what finds no listener; `tproxy` lets the next rule have it. So here a
-  rule behind it drops.
-- There is one spelling of connection tracking's states.
+- A packet whose socket has no owner (a connection of the kernel itself) matches `! --uid-owner` in
+  x_tables, but not `meta skuid !=`. So the packets of the owner return first, and the rule for the
+  others needs no negation.
+- TPROXY in x_tables drops a packet without a listener; `tproxy` passes it to the next rule. So a
+  rule that drops follows it.
+- There is only one spelling of conntrack states.
 Pure. Sources: net/netfilter/xt_owner.c, nft_meta.c (nft_meta_get_eval_skugid), xt_TPROXY.c and
 nft_tproxy.c.
 """
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 OWNER_GROUPS = "ISTIO_OWNER_GROUPS"
-"""Where packets go on whose owners a list of captured ones names."""
+"""The chain in which packets continue whose owner is in the list of captured groups."""
 LONGEST_COMMENT = 127
-"""In bytes; the program nft takes no longer one (libnftnl, NFTNL_UDATA_COMMENT_MAXLEN)."""
+"""In bytes, the limit of the program nft (libnftnl, NFTNL_UDATA_COMMENT_MAXLEN)."""
 
 
 def for_nf_tables(ruleset: Ruleset) -> Ruleset:
-    """A family's rules for nf_tables, which decide as those given do in x_tables."""
+    """The rules of a family for nf_tables, with the same effect as those given have in x_tables."""
     tables = (Table(table.name, tuple(_chains(table.chains))) for table in ruleset.tables)
     return replace(ruleset, tables=tuple(tables))
 
 
 def _chains(chains: Sequence[Chain]) -> Iterator[Chain]:
     for chain in chains:
-        rules, behind = _owners_first(tuple(_with_drops(map(_respelled, chain.rules))))
+        rules, continuations = _owners_first(tuple(_with_drops(map(_respelled, chain.rules))))
         yield replace(chain, rules=rules)
-        yield from (Chain(name, further) for name, further in behind.items())
+        yield from (Chain(name, further) for name, further in continuations.items())
 
 
 def _respelled(rule: Rule) -> Rule:
@@ -57,14 +57,14 @@ def _with_drops(rules: Iterable[Rule]) -> Iterator[Rule]:
     for rule in rules:
         yield rule
         if isinstance(rule.target, Tproxy):
-            yield Rule(rule.matches, DROP, "captured, but nobody listens there: dropped")
+            yield Rule(rule.matches, DROP, "captured, but the port has no listener: dropped")
 
 
 def _owners_first(
     rules: tuple[Rule, ...],
 ) -> tuple[tuple[Rule, ...], Mapping[str, tuple[Rule, ...]]]:
-    """The rules of one chain without `! --uid-owner` and `! --gid-owner` where they return, and
-    the chains that this takes besides."""
+    """The rules of one chain without RETURNs for `! --uid-owner` and `! --gid-owner`, and the
+    further chains that this needs."""
     kept: list[Rule] = []
     left = list(rules)
     while left:
@@ -75,14 +75,14 @@ def _owners_first(
         if rule.target != RETURN or len(others) == len(_asked(rule)):
             kept.append(rule)
         elif left and left[0].target == RETURN and _asked(rule) == (*others, *_negated(left[0])):
-            # Their owner's packets return in the next rule anyway: so let it come first.
+            # The packets of this owner return in the next rule anyway, so that rule comes first.
             kept += [left.pop(0), Rule(_without_owners(rule), RETURN, rule.why)]
         elif others or not left:
             kept.append(rule)
         else:
             kept += _of_groups(rule)
-            behind, chains = _owners_first(tuple(left))
-            return tuple(kept), {OWNER_GROUPS: behind, **chains}
+            rest, chains = _owners_first(tuple(left))
+            return tuple(kept), {OWNER_GROUPS: rest, **chains}
     return tuple(kept), {}
 
 
@@ -99,14 +99,14 @@ def _without_owners(rule: Rule) -> tuple[Match, ...]:
 
 
 def _negated(rule: Rule) -> Iterator[Match]:
-    """The opposite of all that a rule asks for, where it asks for an owner alone."""
+    """The negated owner matches of a rule."""
     for match in _asked(rule):
         if isinstance(match, OwnerUid | OwnerGid):
             yield replace(match, negated=not match.negated)
 
 
 def _of_groups(rule: Rule) -> Iterator[Rule]:
-    """For a rule that returns unless the owner is in a list: those of the list go on elsewhere."""
+    """Replaces a rule that returns unless the owner is in a list: the listed ones go to a chain."""
     comments = [match for match in rule.matches if isinstance(match, Comment)]
     for match in rule.matches:
         if isinstance(match, OwnerUid | OwnerGid):
