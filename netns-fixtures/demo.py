@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import IPv4Network, ip_address, ip_network
 
 from rich.box import SIMPLE_HEAD
@@ -21,8 +20,9 @@ from rich.table import Table
 
 from pods import ENVIRONMENT, TIMEOUT, Answer, Endpoint, Pod, connect, listener, make_pod
 from pods.namespace import leave_blocks_on_signals
-from proxy_init.analysis.packet_walk import Direction, Packet, asks_for, is_named
-from proxy_init.analysis.promises import Journey, known_weakness, promised
+from proxy_init.analysis.packet_sets import Journey
+from proxy_init.analysis.packet_walk import Direction, Packet, is_named
+from proxy_init.analysis.promises import known_weakness, promised
 from proxy_init.config.config import EVERYTHING, Config, Everything, settle
 from proxy_init.config.read import read_config
 from proxy_init.errors import BadCall
@@ -206,12 +206,12 @@ def _expected(
     config: Config, actors: Mapping[str, Actor], attempt: Attempt, journey: Journey, packet: Packet
 ) -> list[str]:
     """Who may answer: what the flags promise, told from what they mean and not from the rules."""
-    promise = promised(config, journey, partial(asks_for, packet=packet, hook=journey.first_hook))
+    clause = promised(config, journey, packet)
     there = ("app", "proxy") if journey.local else ("outside",)
     direct = next(n for n in there if attempt.to.port in actors[n].ports or n == there[-1])
     # By a -k interface comes what is for an address that is not the pod's, and a pod is no router.
     straight = TIMEOUT if attempt.interface else f"{direct} :{attempt.to.port}"
-    ends = sorted(promise.ends if promise else (), key=lambda port: port or 0, reverse=True)
+    ends = sorted(clause.ends if clause.promise else (), key=lambda port: port or 0, reverse=True)
     return [f"proxy :{port}" if port else straight for port in ends]
 
 

@@ -10,7 +10,7 @@ net/netfilter/xt_TPROXY.c, net/netfilter/xt_socket.c, net/ipv4/netfilter.c (ip_r
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 from ..frozen import replace
 from ..rules.matches import (
@@ -50,6 +50,9 @@ from ..rules.targets import (
     UnknownTarget,
     Verdict,
 )
+
+Place: TypeAlias = tuple[str, str, str, int]
+"""Where a packet reaches a rule: hook, table, chain and number, from 1."""
 
 
 class Direction(Enum):
@@ -131,6 +134,10 @@ class Outcome(Enum):
     DROPPED = "dropped"
 
 
+Decision: TypeAlias = tuple[Outcome, str | None, int | None]
+"""What happens to a packet, and the target and port that capture it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Visit:
     """A rule that was reached, and the packet as it was then. `matched` is None if the rule depends
@@ -145,6 +152,11 @@ class Visit:
     matched: bool | None
     why: str
 
+    @property
+    def place(self) -> Place:
+        """Where the rule was reached."""
+        return self.hook, self.table, self.chain, self.number
+
 
 @dataclass(frozen=True)
 class Walk:
@@ -158,13 +170,13 @@ class Walk:
     """The rule that decided the outcome; None if no rule did."""
 
     @property
-    def verdict(self) -> tuple[Outcome, str | None, int | None]:
+    def verdict(self) -> Decision:
         """The result without the way to it."""
         return self.outcome, self.by, self.port
 
 
-def walk(pod_network: PodNetwork, packet: Packet, assumed: frozenset[Rule] = frozenset()) -> Walk:
-    """Walk one packet. A rule whose result is not known matches only if it is in `assumed`."""
+def walk(pod_network: PodNetwork, packet: Packet, assumed: frozenset[Place] = frozenset()) -> Walk:
+    """Walk one packet. A rule whose result is not known matches only if `assumed` has its place."""
     first = None
     if packet.state == "ESTABLISHED":
         # The first packet of a connection decides for conntrack and the sockets.
@@ -175,7 +187,7 @@ def walk(pod_network: PodNetwork, packet: Packet, assumed: frozenset[Rule] = fro
 def alternatives(pod_network: PodNetwork, packet: Packet) -> list[tuple[Visit, Walk]]:
     """For each rule on the way whose result is not known: the walk if it matches."""
     return [
-        (visit, walk(pod_network, packet, frozenset([visit.rule])))
+        (visit, walk(pod_network, packet, frozenset([visit.place])))
         for visit in walk(pod_network, packet).path
         if visit.matched is None
     ]
@@ -192,7 +204,7 @@ class _Walker:
     """The state of one walk: the packet so far, and the rules that it reached."""
 
     def __init__(
-        self, pod_network: PodNetwork, packet: Packet, assumed: frozenset[Rule], first: Walk | None
+        self, pod_network: PodNetwork, packet: Packet, assumed: frozenset[Place], first: Walk | None
     ) -> None:
         self.pod_network = pod_network
         self.packet = packet
@@ -237,7 +249,7 @@ class _Walker:
             self.captured = (by, port)
             # The rule that jumps to ISTIO_REDIRECT or a similar chain has the more specific reason.
             matched = [visit for visit in self.path if visit.matched]
-            self.decided_by = matched[-2] if len(matched) > 1 else matched[-1]
+            self.decided_by = matched[-2] if len(matched) > 1 else self.path[-1]
 
     def _stays_here(self) -> bool:
         """Whether the packet stays in the pod after this hook; if the pod sends it, over lo."""
@@ -272,10 +284,9 @@ class _Walker:
         chain = self.pod_network.tables[title].chain(name)
         for number, rule in enumerate(chain.rules if chain else (), start=1):
             matched = self._matches(rule)
-            self.path.append(
-                Visit(self.packet, self.hook, title, name, number, rule, matched, rule.why)
-            )
-            if matched or (matched is None and rule in self.assumed):
+            visit = Visit(self.packet, self.hook, title, name, number, rule, matched, rule.why)
+            self.path.append(visit)
+            if matched or (matched is None and visit.place in self.assumed):
                 stop = self._target(title, rule)
                 if stop is not None:
                     return stop

@@ -11,6 +11,7 @@ from typing import Any
 from ..analysis.packet_walk import (
     Direction,
     Packet,
+    PodNetwork,
     Visit,
     Walk,
     alternatives,
@@ -26,7 +27,7 @@ from ..errors import BadCall, Mistake
 from ..kernel.routing.addresses import addresses, is_global
 from ..rules.iptables_save import rule_text
 from ..rules.networks import Address, read_address
-from .pod_network import LIVE, live_rules, pod_network_of
+from .pod_network import LIVE, SAVED, live_rules, pod_network_of, saved_pod_networks
 from .session import print_text, session, wanted_rulesets
 from .terminal import WIDTH
 
@@ -88,6 +89,7 @@ OPTIONS: tuple[Flag, ...] = (
          "conntrack state of its connection.",
          check=_among("NEW", "ESTABLISHED", "RELATED", "INVALID")),
     LIVE,
+    SAVED,
 )
 # fmt: on
 _CHECKS = {flag.name: flag.check for flag in OPTIONS}
@@ -100,7 +102,11 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
         is_live = _given(config, "live", False)
         backends, rulesets = live_rules(config) if is_live else ((), wanted_rulesets(config))
         wanted = next(r for r in rulesets if r.family is packet.family)
-        pod_network = pod_network_of(wanted, own, *backends)
+        if "saved" in config.own:
+            saved = saved_pod_networks(config.own["saved"].text, rulesets, own)
+            pod_network = saved.get(packet.family, PodNetwork({}, own))
+        else:
+            pod_network = pod_network_of(wanted, own, *backends)
         result = walk(pod_network, packet)
         others = alternatives(pod_network, packet)
         as_text = _json if config.output == "json" else _text

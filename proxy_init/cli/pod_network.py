@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..analysis.packet_walk import PodNetwork
 from ..config.config import Config
 from ..config.flags import Flag, FlagKind
-from ..errors import ProxyInitError
+from ..errors import BadCall, Mistake, ProxyInitError
 from ..frozen import replace
 from ..log import logger
-from ..rules.model import BUILT_IN, Rule, Ruleset, Table
+from ..rules.model import BUILT_IN, Family, Rule, Ruleset, Table
 from ..rules.networks import Address
+from ..rules.saved_text import NotSaved, read_saved
 from .session import chosen, wanted_rulesets
 
 if TYPE_CHECKING:
@@ -26,6 +28,14 @@ LIVE = Flag(
     "",
     "Use the rules in the kernel, not those that the flags ask for.",
     FlagKind.SWITCH,
+)
+SAVED = Flag(
+    "saved",
+    "--saved",
+    "",
+    "",
+    "FILE",
+    "Use the rules in a file, as --dry-run or iptables-save prints them.",
 )
 
 
@@ -99,3 +109,32 @@ def _with_reasons(table: Table, wanted: Ruleset) -> Table:
             for chain in table.chains
         ),
     )
+
+
+def saved_pod_networks(
+    path: str, rulesets: Sequence[Ruleset], own: frozenset[Address]
+) -> Mapping[Family, PodNetwork]:
+    """The rules in a file, in a pod with these addresses, for the families that the file is about.
+    Raises BadCall.
+
+    Rules that are also in `rulesets` get their reasons.
+    """
+    try:
+        saved = read_saved(Path(path).read_text(encoding="utf-8", errors="surrogateescape"))
+    except OSError as error:
+        raise BadCall([Mistake("--saved", path, f"cannot be read: {error.strerror}")]) from error
+    except NotSaved as error:
+        expected = f"expected what --dry-run or iptables-save prints: {error}"
+        raise BadCall([Mistake("--saved", path, expected)]) from error
+    wanted = {ruleset.family: ruleset for ruleset in rulesets}
+    return {
+        family: PodNetwork(
+            {
+                name: _with_reasons(table, wanted.get(family, Ruleset(family)))
+                for name, table in there.tables.items()
+            },
+            own,
+            there.policy_route,
+        )
+        for family, there in saved.items()
+    }

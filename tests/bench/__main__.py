@@ -49,7 +49,7 @@ def main() -> None:
         from .plots import draw
 
         draw(
-            {case: median(found) for case, found in costs.items()},
+            {case: median(found) for case, found in costs.items() if case.drawn},
             {walked: statistics.median(found) for walked, found in times.items()},
             machine(),
             given.plots,

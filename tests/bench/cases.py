@@ -43,6 +43,8 @@ class Case:
     before: tuple[Command, ...] = ()
     length: int = 0
     """How many CIDRs there are in -x."""
+    drawn: bool = True
+    """Whether the plots show it."""
 
 
 class Cases:
@@ -59,6 +61,8 @@ class Cases:
         yield from self._usual()
         for length in LENGTHS:
             yield from self._excluding(length)
+        for length in (0, *LENGTHS):
+            yield from self._proving(length)
 
     def _usual(self) -> Iterator[Case]:
         ours = self._ours
@@ -104,6 +108,16 @@ class Cases:
         if length <= LONGEST_OF_SCRIPT:
             script = self._script(name, *OLD, *flags)
             yield Case(job, "script of 1.0.0", script, length=length)
+
+    def _proving(self, length: int) -> Iterator[Case]:
+        """What is to grow no faster than n log n."""
+        if not length:
+            yield Case("prove", "proxy-init", (*self._ours, "prove", *USUAL), drawn=False)
+            return
+        flags = (*USUAL, "-x", f"@{self._work / f'cidrs-{length}'}")
+        for by, how in (("as a list", "never"), ("as a tree", "always")):
+            command = (*self._ours, "prove", *flags, "--cidr-tree", how)
+            yield Case(f"prove, {length:,} CIDRs", by, command, length=length, drawn=False)
 
     def _dry_run(self, *flags: str) -> str:
         result = subprocess.run([*self._ours, *flags, "-n"], capture_output=True, check=True)

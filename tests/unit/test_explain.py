@@ -18,7 +18,7 @@ from proxy_init.rules.matches import UnknownMatch
 from proxy_init.rules.model import Chain, Family, Rule, Table
 from proxy_init.rules.networks import read_address
 from proxy_init.rules.options import Option
-from proxy_init.rules.targets import ACCEPT, Goto, Jump, UnknownTarget
+from proxy_init.rules.targets import ACCEPT, Goto, Jump, Redirect, UnknownTarget
 from proxy_init.rulesets import build
 from tests.schemas import read_json
 from tests.unit.conftest import Call
@@ -128,6 +128,13 @@ def test_an_unknown_match_is_reported_and_both_results_are_walked() -> None:
     ((visit, other),) = alternatives(foreign, sent(Family.V4))
     assert (visit.rule, visit.matched) == (odd, None)
     assert other.outcome is Outcome.DIRECT
+
+
+def test_a_rule_that_may_match_may_capture() -> None:
+    odd = Rule((UnknownMatch("time", (Option("timestart", "22:00"),)),), Redirect(9))
+    foreign = with_foreign(odd)
+    ((visit, other),) = alternatives(foreign, sent(Family.V4, uid=1337))
+    assert (other.port, other.decided_by) == (9, visit)
 
 
 def test_a_non_terminating_foreign_target_changes_nothing() -> None:
