@@ -89,7 +89,7 @@ def pod_network_of(wanted: Ruleset, own: frozenset[Address], *live: Backend) -> 
 def _warn_of_unknown(places: Iterable[str]) -> None:
     names = ", ".join(sorted(places)).replace("\n", "; ")
     if names:
-        logger.warning("packets also meet rules of which nothing is known here: %s", names)
+        logger.warning("packets also pass rules that can't be read here: %s", names)
 
 
 def _with_reasons(table: Table, wanted: Ruleset) -> Table:

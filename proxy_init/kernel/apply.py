@@ -94,6 +94,6 @@ def _may_concern(task: Task, options: ApplyOptions) -> bool:
 def _take_back_all(working: Sequence[Taking[None]]) -> None:
     try:
         side_by_side(working)
-        logger.info("what was written has been taken back")
+        logger.info("the changes have been undone")
     except (ProxyInitError, RuntimeError) as error:
-        logger.error("not all that was written could be taken back: %s", error)
+        logger.error("not all changes could be undone: %s", error)

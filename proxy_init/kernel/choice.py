@@ -132,7 +132,7 @@ def _holds_ours(backend: Backend, rulesets: Sequence[Ruleset]) -> bool:
             found = side_by_side(workers)
         return any(found)
     except (ProxyInitError, KernelRefused) as error:
-        logger.debug("backend %s can't be looked at: %s", backend.value, error)
+        logger.debug("backend %s can't be read: %s", backend.value, error)
         return False
 
 

@@ -395,7 +395,7 @@ def test_a_family_that_is_alone_is_taken_back_too(fresh: str) -> None:
     before = (counted(fresh), namespace.run(fresh, ["ip", "rule"]).stdout)
     result = run_patched(fresh, refusing(errno.ENOMEM), *transparent)
     assert result.status == 1
-    assert "what was written has been taken back" in result.stderr
+    assert "the changes have been undone" in result.stderr
     assert (counted(fresh), namespace.run(fresh, ["ip", "rule"]).stdout) == before
 
 
@@ -442,7 +442,7 @@ def test_what_could_not_be_taken_back_is_not_passed_over(fresh: str, tmp_path: P
     result = run_patched(fresh, ever_worse, *NEW, "--no-ipv6")
     assert result.status == 1
     lines = told(result)
-    assert "not all that was written could be taken back: " in lines[0] and "nat" in lines[0]
+    assert "not all changes could be undone: " in lines[0] and "nat" in lines[0]
     assert "table mangle" in lines[1]
 
 

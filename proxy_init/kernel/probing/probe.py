@@ -250,7 +250,7 @@ class _Stage:
             if error == errno.ECONNREFUSED:
                 return self._refused(packet)
             if error == errno.ECONNRESET:
-                raise NotMade("somebody accepted it and hung up before it could be seen who")
+                raise NotMade("it was accepted and closed before its owner could be identified")
             if error or client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _SYN_SENT:
                 return NOWHERE if packet.interface == "lo" else DIRECT
             return self._accepted_by_somebody(probe, own[1])
@@ -275,14 +275,14 @@ class _Stage:
         if not any(self._ports[family].values()):
             return DIRECT
         if sockets.is_taken(family, port):
-            raise NotMade(f"somebody listens on port {port}, so anybody may have accepted it")
+            raise NotMade(f"another process has port {port}, so who accepted it is not known")
         return Seen(Outcome.CAPTURED, probe.expected.port)
 
     def _ask(self, probe: Probe) -> Look:
         """A DNS query without a question: servers call it malformed, and ask nobody else."""
         packet, captured = probe.packet, probe.expected.outcome is Outcome.CAPTURED
         if packet.family not in self._agents:
-            raise NotMade(f"somebody else has port {DNS_PORT}, so who is asked cannot be seen")
+            raise NotMade(f"another process has port {DNS_PORT} and may get the query")
         number = next(self._numbers)
         if captured and probe.beside:
             with owned_by(probe.beside):
@@ -323,7 +323,7 @@ class _Stage:
         """
         packet, expected = probe.packet, probe.expected
         if sockets.is_taken(packet.family, packet.destination_port):
-            raise NotMade(f"port {packet.destination_port} is in use, so anybody may answer")
+            raise NotMade(f"port {packet.destination_port} is in use by another process")
         key = (packet.destination, packet.mark)
         if key not in self._forgers:
             with taking("NET_RAW"):
@@ -336,9 +336,9 @@ class _Stage:
             if answer is not None:
                 return DIRECT if answer & RST else Seen(Outcome.CAPTURED, expected.port)
             if not forger.arrived():
-                raise NotMade("packets made here do not get in")
+                raise NotMade("packets sent here do not arrive")
             if packet.family is Family.V4 and expected.by == "REDIRECT":
-                words = "does not get to its port, so it is captured"
+                words = "does not reach its port, so it is captured"
                 return Seen(Outcome.CAPTURED, expected.port, words)
             return NOWHERE
 

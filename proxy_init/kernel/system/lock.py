@@ -89,9 +89,9 @@ def state_of_lock(path: str) -> str:
     except FileNotFoundError:
         if os.access(os.path.dirname(path) or ".", os.W_OK):  # noqa: PTH120  pathlib is slow to load
             return "free; it is made when it is needed"
-        return "there is no place for it, so it is done without"
+        return "it can't be created here, so runs go on without it"
     except OSError as error:
-        return f"it can't be opened ({error.strerror}), so it is done without"
+        return f"it can't be opened ({error.strerror}), so runs go on without it"
     try:
         holder = _known_holder(descriptor)
     finally:

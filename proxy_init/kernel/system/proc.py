@@ -21,7 +21,7 @@ def read(path: str) -> str:
         if os.path.exists("/proc/self"):  # noqa: PTH110
             raise
         raise NodeCannot(
-            "/proc is not mounted here, and without it nobody can tell what the kernel holds; "
+            "/proc is not mounted here, so the state of the kernel can't be read; "
             "mount -t proc proc /proc"
         ) from None
 
