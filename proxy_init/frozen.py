@@ -45,6 +45,9 @@ def replace(value: Value, **changes: object) -> Value:
 def _init(self, *values, **named):  # type: ignore[no-untyped-def]
     names = self.__match_args__
     fields = self.__dict__
+    if len(values) == len(names) and not named:
+        fields.update(zip(names, values))  # noqa: B905  checked above
+        return
     fields.update(self._defaults)
     fields.update(zip(names, values))  # noqa: B905  checked below
     fields.update(named)

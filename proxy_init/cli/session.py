@@ -71,8 +71,8 @@ def chosen(
     from ..kernel.choice import choose
 
     choice = choose(config.backend, rulesets, write)
-    if choice.backend.value != config.backend == "auto":
-        rulesets = wanted_rulesets(replace(config, backend=choice.backend.value))
+    if config.backend == "auto" and choice.backend.value == "nft":  # else they are built for it
+        rulesets = wanted_rulesets(replace(config, backend="nft"))
     return choice, rulesets
 
 

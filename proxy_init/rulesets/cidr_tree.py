@@ -12,7 +12,7 @@ from __future__ import annotations
 from ..frozen import frozen
 from ..rules.matches import Destination
 from ..rules.model import Rule
-from ..rules.networks import Address, Network, network_around
+from ..rules.networks import Address, Network
 from ..rules.targets import Goto
 
 TYPE_CHECKING = False
@@ -76,18 +76,20 @@ def list_or_tree(
 
 
 def _merged(networks: Sequence[Network]) -> list[Network]:
-    """The smallest sorted list of networks with the same addresses; all of one family."""
-    merged: list[Network] = []
-    for network in sorted(networks, key=lambda each: (each.network_address.packed, each.prefixlen)):
-        if merged and network.network_address in merged[-1]:
+    """The fewest networks of one family that have the same addresses, in order."""
+    bits = networks[0].max_prefixlen
+    merged: list[tuple[int, int]] = []  # the first address, and the number of host bits
+    wider_first = ((int(each.network_address), each.prefixlen - bits) for each in networks)
+    for first, minus_hosts in sorted(wider_first):
+        if merged and first >> merged[-1][1] == merged[-1][0] >> merged[-1][1]:
             continue
-        merged.append(network)
-        while len(merged) > 1 and merged[-2].prefixlen == merged[-1].prefixlen:
-            around = network_around(merged[-2].network_address, merged[-1].prefixlen - 1)
-            if merged[-1].network_address not in around:
+        merged.append((first, -minus_hosts))
+        while len(merged) > 1:
+            (low, hosts), (high, other_hosts) = merged[-2:]
+            if hosts != other_hosts or low ^ high != 1 << hosts:
                 break
-            merged[-2:] = [around]
-    return merged
+            merged[-2:] = [(low, hosts + 1)]
+    return [Network(Address(first.to_bytes(bits // 8)), bits - hosts) for first, hosts in merged]
 
 
 class _Splitter:
