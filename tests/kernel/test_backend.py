@@ -23,9 +23,9 @@ from tests.fault_injection import (
     told,
 )
 from tests.foreign import NONE_MADE, tables_made
-from tests.no_legacy import take_away_every_legacy_table, take_away_legacy_tables
 from tests.running import BOTH, Result, by_table, fresh_namespace, our_listing, run_in, with_rules
 from tests.schemas import read_json
+from tests.socket_options import take_away_every_legacy_table, take_away_legacy_tables
 
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
 TPROXY = (*ALL, "-m", "TPROXY")

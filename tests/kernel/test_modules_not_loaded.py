@@ -8,9 +8,9 @@ from pathlib import Path
 from proxy_init.kernel import needs
 from tests.fault_injection import replace, run_patched, told
 from tests.foreign import NONE_MADE, tables_made
-from tests.no_legacy import take_away_legacy_tables
 from tests.running import Result
 from tests.schemas import read_json
+from tests.socket_options import take_away_legacy_tables
 
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
 LEGACY = ("--backend", "legacy")

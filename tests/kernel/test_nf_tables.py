@@ -20,12 +20,14 @@ from proxy_init.kernel.system.netlink import Connection
 from proxy_init.rules.model import BUILT_IN, Family
 from tests.fault_injection import called, libc, replace, run_patched, told
 from tests.foreign import run, whole
-from tests.no_legacy import take_away_legacy_tables
 from tests.running import BOTH, Result, fresh_namespace, our_listing, run_here, run_in
+from tests.socket_options import keep_send_buffers_small, take_away_legacy_tables
 from tests.strategies import IN_THE_KERNEL, Call, calls
 
 NFT = ("--backend", "nft")
 ALL = ("-p", "15001", "-z", "15006", "-u", "1337", "-i", "*", "-b", "*", "--ipv6")
+LONG = tuple(f"10.{n}.0.0/16" for n in range(2, 60)) + tuple(f"fd00:{n}::/32" for n in range(1, 40))
+WITH_SETS = (*ALL, "-x", ",".join(LONG))
 TPROXY = (*ALL, "-m", "TPROXY", "--redirect-dns", "--capture-all-dns", "--drop-invalid")
 SETS = {
     "REDIRECT": ALL,
@@ -84,6 +86,12 @@ def as_in_a_fresh_namespace(*flags: str) -> dict[tuple[Family, str], str]:
     with fresh_namespace() as name:
         applied(name, *flags)
         return ours(name)
+
+
+def as_listed_in_a_fresh_namespace(*flags: str) -> str:
+    with fresh_namespace() as name:
+        applied(name, *flags)
+        return run(name, "nft", "list", "ruleset")
 
 
 # What somebody does to our rules is named, and put right.
@@ -306,8 +314,9 @@ def refusing(number: int, commits: int) -> Callable[[], None]:
         left = [commits]
 
         def tell(real: Callable[..., None], line: Connection, messages: list[Any]) -> None:
-            left[0] -= 1
-            if left[0] == -1:
+            of_nf_tables = messages[0].kind == 16  # NFNL_MSG_BATCH_BEGIN
+            left[0] -= of_nf_tables
+            if of_nf_tables and left[0] == -1:
                 from proxy_init.kernel.system.netlink import MessageRefused
 
                 raise MessageRefused(number, 1)
@@ -320,13 +329,24 @@ def refusing(number: int, commits: int) -> Callable[[], None]:
 
 @pytest.mark.parametrize("commits", [0, 1, 2])
 @pytest.mark.parametrize(
-    ("old", "new"), [(ALL, TPROXY), (TPROXY, ALL), (TPROXY, ("clean",))], ids=str
+    ("old", "new"),
+    [
+        (ALL, TPROXY),
+        (TPROXY, ALL),
+        (WITH_SETS, TPROXY),
+        ((*TPROXY, *WITH_SETS), ("clean",)),
+        ((), TPROXY),
+    ],
+    ids=["to TPROXY", "to REDIRECT", "sets", "clean", "Istio's"],
 )
 def test_a_refusal_takes_back_what_was_written(
     fresh: str, commits: int, old: tuple[str, ...], new: tuple[str, ...]
 ) -> None:
     nft(fresh, OTHERS)
-    applied(fresh, *old)
+    if old:
+        applied(fresh, *old)
+    else:
+        nft(fresh, ISTIO)
     before = whole(fresh)
     result = run_patched(fresh, refusing(errno.ENOMEM, commits), *new, *NFT)
     if result.status == 0:
@@ -500,6 +520,48 @@ def test_the_rights_of_a_user_namespace_are_enough(fresh: str) -> None:
     assert namespace.call(fresh, work, timeout=60) == ([0] * 5, "")
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_lists_that_cannot_be_sent_at_once_are_sent_in_pieces(
+    fresh: str, tmp_path: Path, version: int
+) -> None:
+    network = {4: "11.{}.{}.0/25", 6: "fd00:{:x}:{:x}::/48"}[version]
+    networks = [network.format(n >> 8, n & 255) for n in range(6_000)]
+    file, changed = tmp_path / "list", tmp_path / "changed"
+    file.write_text("\n".join(networks[:-5]))
+    changed.write_text("\n".join(networks[3:]))
+    flags, others = ((*ALL, *NFT, "-x", f"@{each}") for each in (file, changed))
+
+    def small(*words: str, also: Callable[[], None] = lambda: None) -> Result:
+        def patch() -> None:
+            keep_send_buffers_small()
+            also()
+
+        return run_patched(fresh, patch, *words)
+
+    for words in (flags, others):
+        assert "result=applied" in small(*words).stderr
+        result = small("status", *words)
+        assert (result.status, result.stdout) == (0, ""), result.stderr
+    before = run(fresh, "nft", "list", "ruleset")
+    assert before == as_listed_in_a_fresh_namespace(*others)
+    refused = 0
+    for commits in (0, 1, 7, 15, 20, 99):  # in all stages of the change, and in none
+        result = small(*flags, also=refusing(errno.ENOMEM, commits))
+        refused += result.status == 1
+        assert "could" not in result.stderr, result.stderr
+        assert (run(fresh, "nft", "list", "ruleset") == before) is (result.status == 1)
+    assert refused == 5
+    assert small("clean").status == 0
+    assert run(fresh, "nft", "list", "ruleset") == ""
+
+
+def test_rules_that_cannot_be_sent_at_once_say_what_that_takes(fresh: str) -> None:
+    ports = ",".join(map(str, range(1, 3000)))
+    result = run_patched(fresh, keep_send_buffers_small, *ALL, *NFT, "-o", ports)
+    assert result.status == 4 and "net.core.wmem_max" in told(result)[0], result.stderr
+    assert run(fresh, "nft", "list", "ruleset") == ""
+
+
 def test_ipv6_that_is_not_captured_is_not_touched() -> None:
     with (
         make_pod() as pod,
@@ -515,8 +577,6 @@ def test_ipv6_that_is_not_captured_is_not_touched() -> None:
 
 
 # The dry run.
-
-LONG = tuple(f"10.{n}.0.0/16" for n in range(2, 60)) + tuple(f"fd00:{n}::/32" for n in range(1, 40))
 
 
 @settings(IN_THE_KERNEL, max_examples=60)

@@ -51,7 +51,8 @@ if TYPE_CHECKING:
     from ...rules.reconcile import TableEdit
 
 _NEW_TABLE, _DELETE_TABLE, _NEW_CHAIN, _DELETE_CHAIN = 0, 2, 3, 5
-_NEW_RULE, _DELETE_RULE, _NEW_SET, _DELETE_SET, _NEW_ELEMENTS = 6, 8, 9, 11, 12
+_NEW_RULE, _DELETE_RULE = 6, 8
+NEW_SET, DELETE_SET, NEW_ELEMENTS = 9, 11, 12
 _BATCH_BEGIN, _BATCH_END = 16, 17
 _NFNL_SUBSYSTEM = 10
 _GENERATION = 1  # NFNL_BATCH_GENID
@@ -163,7 +164,7 @@ def _ours_changed(
     kept = {each.name for each in (raw.sets if raw else ()) if _is(each, sets.get(each.name))}
     for old in raw.sets if raw else ():
         if old.name not in kept and not is_anonymous(old):
-            yield _message(_DELETE_SET, INET, text(1, TABLES[name]), text(2, old.name))
+            yield delete_set(TABLES[name], old.name)
     for title, wanted_set in sets.items():
         if title not in kept:
             yield from new_set(TABLES[name], wanted_set)
@@ -279,15 +280,15 @@ def _ours_restored(name: str, raw: RawTable | None, before: RawTable | None) -> 
     yield from _remade(INET, title, raw, set(), standing)
     for old in raw.sets if raw else ():
         if not is_anonymous(old):
-            yield _message(_DELETE_SET, INET, text(1, title), text(2, old.name))
+            yield delete_set(title, old.name)
     for chain in before.chains.values():
         if chain.name not in standing:
             yield new_chain(INET, title, chain.name, chain.hook, chain.policy or "ACCEPT")
     for old in before.sets:
-        yield _message(_NEW_SET, INET, text(1, title), old.made, flags=CREATE)
+        yield _message(NEW_SET, INET, text(1, title), number(_ID, 1), old.made, flags=CREATE)
         for elements in old.elements:
             names = (text(1, title), text(2, old.name))
-            yield _message(_NEW_ELEMENTS, INET, *names, nested(3, elements), flags=CREATE)
+            yield _message(NEW_ELEMENTS, INET, *names, nested(3, elements), flags=CREATE)
     for chain in before.chains.values():
         for rule in chain.rules:
             yield new_rule(INET, title, chain.name, rule)
@@ -358,6 +359,7 @@ def new_chain(
     return _message(_NEW_CHAIN, family, *parts, flags=CREATE)
 
 
+_ID = 10  # NFTA_SET_ID: the kernel wants one, and we name sets by their names
 _IPV4_ADDRESS, _IPV6_ADDRESS = 7, 8  # types of nft, which knows them by numbers
 _BIG_ENDIAN = b"\x00\x04\x02\x00\x00\x00"  # NFTNL_UDATA_SET_KEYBYTEORDER
 _SET_COMMENT = 7  # NFTNL_UDATA_SET_COMMENT
@@ -372,14 +374,19 @@ def new_set(table: str, wanted: DestinationSet) -> Iterator[Message]:
     userdata = _BIG_ENDIAN + bytes([_SET_COMMENT, len(comment)]) + comment
     names = text(1, table), text(2, wanted.title)
     yield _message(
-        *(_NEW_SET, INET, *names, number(3, INTERVAL), number(4, kind), number(5, size)),
-        *(number(10, 1), attribute(13, userdata)),
+        *(NEW_SET, INET, *names, number(3, INTERVAL), number(4, kind), number(5, size)),
+        *(number(_ID, 1), attribute(13, userdata)),
         flags=CREATE,
     )
     elements = list(_elements(wanted, size))
     for begin in range(0, len(elements), _ELEMENTS_A_MESSAGE):
         some = nested(3, *elements[begin : begin + _ELEMENTS_A_MESSAGE])
-        yield _message(_NEW_ELEMENTS, INET, *names, some, flags=CREATE)
+        yield _message(NEW_ELEMENTS, INET, *names, some, flags=CREATE)
+
+
+def delete_set(table: str, name: str) -> Message:
+    """The end of a set of our table, for which no rule may ask any more."""
+    return _message(DELETE_SET, INET, text(1, table), text(2, name))
 
 
 def _elements(wanted: DestinationSet, size: int) -> Iterator[bytes]:

@@ -198,7 +198,7 @@ def _set(connection: Connection, family: int, parts: Attributes) -> RawSet:
     question = (text(1, to_text(parts[1])), text(2, to_text(parts[2])))
     answers = _dumped(connection, _GET_ELEMENTS, family, *question)
     made = b"".join(_again(kind, parts[kind]) for kind in _OF_A_NEW_SET if kind in parts)
-    return RawSet(to_text(parts[2]), made, tuple(answer[3] for answer in answers if 3 in answer))
+    return RawSet(to_text(parts[2]), made, tuple(answer[3] for answer in answers if answer.get(3)))
 
 
 def _again(kind: int, value: bytes) -> bytes:

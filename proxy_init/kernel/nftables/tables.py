@@ -36,6 +36,10 @@ _MEMBARRIER = {"x86_64": 324, "aarch64": 283}
 _GLOBAL = 1  # MEMBARRIER_CMD_GLOBAL, man 2 membarrier
 _LONG_ENOUGH = 0.05
 """In seconds: no packet stays so long between two hooks."""
+_TOO_MUCH = (
+    "so many rules at once take CAP_NET_ADMIN outside of user namespaces, "
+    "or on the node a larger net.core.wmem_max"
+)
 _NEW_TABLE, _NEW_CHAIN, _NEW_RULE, _NEW_SET, _NEW_ELEMENTS = 0, 3, 6, 9, 12
 
 
@@ -102,17 +106,43 @@ def _committed(connection: Connection, plan: Callable[[Snapshot], list[Message]]
         if not messages:
             return False
         try:
-            connection.tell(batch := transaction(messages, now.generation))
-            return True
+            if _told(connection, messages, now):
+                return True
         except MessageRefused as refused:
-            # ERESTART: the kernel's word for a generation that has passed.
+            # The kernel's word for a generation that has passed.
             if refused.errno != errno.ERESTART:
-                what = _described(batch[refused.place])
-                raise KernelRefused(what, refused.errno or errno.EIO) from refused
+                raise
     raise ApplyFailed(
         f"nf_tables were changed by another program {MOST_TRIES} times while we read them; "
         "end that program"
     )
+
+
+def _told(connection: Connection, messages: list[Message], now: Snapshot) -> bool:
+    """Whether all is done; not so if sets have other names than they shall have."""
+    try:
+        _tell(connection, messages, now.generation)
+        return True
+    except OSError as error:
+        if error.errno != errno.EMSGSIZE:
+            raise
+    from .pieces import in_pieces, taken_names
+
+    taken = taken_names(messages, now)
+    for number, piece in enumerate(in_pieces(messages, now, taken)):
+        _tell(connection, piece, now.generation + number)
+    return not taken
+
+
+def _tell(connection: Connection, messages: list[Message], generation: int) -> None:
+    batch = transaction(messages, generation)
+    try:
+        connection.tell(batch)
+    except MessageRefused as refused:
+        if refused.errno != errno.ERESTART:
+            what = _described(batch[refused.place])
+            raise KernelRefused(what, refused.errno or errno.EIO) from refused
+        raise
 
 
 def _described(message: Message) -> str:
@@ -150,4 +180,5 @@ def _connection() -> Iterator[Connection]:
     except KernelRefused:
         raise
     except OSError as error:
-        raise KernelRefused("nf_tables", error.errno or errno.EIO) from error
+        remedy = _TOO_MUCH if error.errno == errno.EMSGSIZE else ""
+        raise KernelRefused("nf_tables", error.errno or errno.EIO, remedy) from error

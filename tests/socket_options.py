@@ -1,5 +1,7 @@
-"""A kernel without legacy tables, as a process sees it: the socket options through which they are
-read and written are not there."""
+"""What a process finds missing: options of sockets that the kernel does not have or does not grant.
+
+Through some of them legacy tables are read and written: without these, the kernel has none.
+"""
 
 import ctypes
 import platform
@@ -17,6 +19,8 @@ _ENOPROTOOPT = 92
 # and 67.
 _TABLES = {0: (64, 65), 41: (64, 65)}
 _ALL = {0: (64, 65, 66, 67), 41: (64, 65, 68, 69)}
+# SOL_SOCKET, SO_SNDBUF and SO_SNDBUFFORCE, asm-generic/socket.h.
+_SEND_BUFFERS = {1: (7, 32)}
 # linux/bpf_common.h and linux/seccomp.h.
 _LOAD, _IF_EQUAL, _GIVE = 0x20, 0x15, 0x06
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
@@ -31,6 +35,12 @@ def take_away_legacy_tables() -> None:
 def take_away_every_legacy_table() -> None:
     """The same, but leave what is asked of extensions: x_tables is there, no table is."""
     _take_away(_TABLES)
+
+
+def keep_send_buffers_small() -> None:
+    """Sockets send at most 208 KiB at once, as mostly in a user namespace: net.core.wmem_max is so
+    large, and more takes a privilege over the machine."""
+    _take_away(_SEND_BUFFERS)
 
 
 def _take_away(options: _Options) -> None:
@@ -52,10 +62,10 @@ def _instructions(options: _Options) -> list[bytes]:
         for left, value in zip(range(len(values) - 1, -1, -1), values, strict=True):
             rows.append((_IF_EQUAL, left, 0 if left else skip, value))
 
-    size = 2 + 1 + len(options[0]) + 1  # of what each level takes
-    unless(_NUMBER, (_SETSOCKOPT, _GETSOCKOPT), size * len(options))
+    sizes = {level: 2 + 1 + len(taken) + 1 for level, taken in options.items()}
+    unless(_NUMBER, (_SETSOCKOPT, _GETSOCKOPT), sum(sizes.values()))
     for level, taken in options.items():
-        unless(_LEVEL, (level,), size - 2)
+        unless(_LEVEL, (level,), sizes[level] - 2)
         unless(_OPTION, taken, 1)
         rows.append((_GIVE, 0, 0, _ERRNO | _ENOPROTOOPT))
     rows.append((_GIVE, 0, 0, _ALLOW))
