@@ -12,7 +12,7 @@ from .nftables.batches import Aim, differing
 from .nftables.snapshot import Snapshot, left_view, our_view
 from .routing.policy_routes import Routes, Step
 from .system.proc import legacy_tables, unmapped_owners
-from .system.refusal import KernelRefused
+from .system.refusal import NO_SUCH_TABLE, KernelRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,6 +107,16 @@ def take_back(task: Task, undo: Undo) -> Iterator[None]:
     yield None
 
 
+def _found(wants: bool) -> Snapshot:
+    try:
+        return nf_tables.read()
+    except KernelRefused as refused:
+        # A kernel without nf_tables holds nothing of ours, which is no fault if nothing is wanted.
+        if wants or refused.number not in NO_SUCH_TABLE:
+            raise
+        return Snapshot(0)
+
+
 class _Work:
     """What was found, and what is to be done about it."""
 
@@ -115,7 +125,7 @@ class _Work:
         self._options = options
         self._rulesets = task.rulesets
         self.wants = any(ruleset.tables for ruleset in task.rulesets)
-        self.before = nf_tables.read()
+        self.before = _found(self.wants)
         self._left = nf_tables.left_ours(self.before, self._rulesets)
         self.routing = tuple(
             _Routing.planned(ruleset, options, self._hints_at_routes(ruleset.family))

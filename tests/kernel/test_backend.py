@@ -238,6 +238,15 @@ def test_a_backend_that_is_asked_for_and_missing_is_a_failure_with_its_remedy(
     assert tables_made(fresh) == NONE_MADE
 
 
+@pytest.mark.parametrize("asked", [NFT, LEGACY, ()], ids=["nft", "legacy", "auto"])
+def test_clean_finds_nothing_in_tables_that_the_kernel_lacks(
+    fresh: str, asked: tuple[str, ...]
+) -> None:
+    result = run_patched(fresh, without_either, "clean", *asked)
+    assert (result.status, result.stdout, result.stderr) == (0, "", "")
+    assert tables_made(fresh) == NONE_MADE
+
+
 # check.
 
 

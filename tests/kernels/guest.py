@@ -68,13 +68,17 @@ def check(
     works = {each["backend"]: each["works"] for each in backends}
     needs = {
         each["backend"]: {
-            f"{need['kind']} {need['name']} for {need['family']}": need
+            " ".join(filter(None, (need["kind"], need["name"], _for(need["family"])))): need
             for need in each["needs"]
-            if need["kind"] not in ("capability", "libraries", "programs")
+            if need["kind"] not in ("capability", "libraries")
         }
         for each in backends
     }
     return result.returncode, works, needs
+
+
+def _for(family: str | None) -> str:
+    return f"for {family}" if family else ""
 
 
 def states(needs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -128,9 +132,9 @@ def check_tells_what_can_come(name: str, mode: str) -> None:
     expect(f"{mode}: check makes no table", in_kernel(name) == "", in_kernel(name))
 
 
-def all_commands_work(mode: str, backend: str) -> None:
+def all_commands_work(mode: str, backend: str, where: str = "") -> None:
     asked = ("-m", mode, "--backend", backend, *FLAGS)
-    what = f"{mode}, backend {backend}:"
+    what = f"{where}{mode}, backend {backend}:"
     with make_pod() as pod:
         for command, words, status in (
             ("status before", ("status", *asked), 3),
@@ -171,7 +175,7 @@ def all_is_named_that_is_missing(name: str, mode: str, backend: str, extensions:
         expect(f"{title} names all that is missing", not left_out, (left_out, done.stderr))
 
 
-def auto_takes_legacy_where_nf_tables_cannot_come() -> None:
+def unload_netfilter() -> None:
     netfilter = ("ip_tables", "ip6_tables", "iptable_", "ip6table_", "nf", "x_tables", "xt_")
     for _ in range(20):  # some hold others, and the last namespace ends in the kernel's own time
         for module in loaded():
@@ -179,11 +183,31 @@ def auto_takes_legacy_where_nf_tables_cannot_come() -> None:
                 subprocess.run(["rmmod", module], stderr=subprocess.DEVNULL, check=False)
         time.sleep(0.5)
     expect("all of netfilter can be unloaded", not {"x_tables", "nf_tables"} & loaded(), loaded())
-    Path("/etc/modprobe.d/none.conf").write_text("install nf_tables /bin/false\n")
+
+
+def forbid(module: str) -> None:
+    """Let no program load a module, nor any that needs it; others come again."""
+    Path("/etc/modprobe.d/none.conf").write_text(f"install {module} /bin/false\n")
+
+
+def nft_works_where_x_tables_cannot_come() -> None:
+    unload_netfilter()
+    forbid("x_tables")
+    for mode in TABLES:
+        for backend in ("auto", "nft"):
+            all_commands_work(mode, backend, "without x_tables, ")
+    expect("nothing of x_tables was loaded", "x_tables" not in loaded(), loaded())
+
+
+def auto_takes_legacy_where_nf_tables_cannot_come() -> None:
+    unload_netfilter()
+    forbid("nf_tables")
     with make_pod() as pod:
         for command, words in (("check", ["check"]), ("apply", []), ("status", ["status"])):
             done = run(pod.namespace, *words, *FLAGS)
             expect(f"without nf_tables, {command} exits 0", done.returncode == 0, done)
+        done = run(pod.namespace, "clean", "--backend", "nft")
+        expect("without nf_tables, cleaning these exits 0", done.returncode == 0, done)
         there = in_kernel(pod.namespace)
         expect("the rules are in legacy tables", "nat" in there.split(), there)
 
@@ -200,6 +224,7 @@ def with_modules() -> None:
             found = states(check(name, "-m", mode, *FLAGS, within=CONTAINED)[2]["legacy"])
             expected = legacy(mode, "there", "there")
             expect(f"{mode}: once loaded, all of legacy is there", found == expected, found)
+    nft_works_where_x_tables_cannot_come()
     auto_takes_legacy_where_nf_tables_cannot_come()
 
 
@@ -208,10 +233,10 @@ def without_modules() -> None:
         for mode in TABLES:
             for backend in BACKENDS:
                 all_is_named_that_is_missing(name, mode, backend, "not known")
-        done = run(name, "clean")
-        expect(
-            "clean finds nothing, and says nothing", (done.returncode, done.stderr) == (0, ""), done
-        )
+        for backend in BACKENDS:
+            done = run(name, "clean", "--backend", backend)
+            silent = (done.returncode, done.stderr) == (0, "")
+            expect(f"clean, backend {backend}, finds nothing, and says nothing", silent, done)
         # Now the kernel's directory of modules can be seen, and lists none.
         directory = Path("/lib/modules", os.uname().release)
         directory.mkdir()

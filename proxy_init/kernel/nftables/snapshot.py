@@ -127,8 +127,16 @@ class Snapshot:
 
 
 def generation(connection: Connection) -> int:
-    """A number that grows with each change of this namespace's rules. Raises OSError."""
-    answer = connection.ask(Message(SUBSYSTEM | _GET_GENERATION, body(0)))
+    """A number that grows with each change of this namespace's rules.
+
+    Raises OSError: EOPNOTSUPP where the kernel has netfilter's netlink, but no nf_tables.
+    """
+    try:
+        answer = connection.ask(Message(SUBSYSTEM | _GET_GENERATION, body(0)))
+    except OSError as error:
+        # It says EINVAL of a subsystem that it does not know, net/netfilter/nfnetlink.c.
+        number = errno.EOPNOTSUPP if error.errno == errno.EINVAL else error.errno
+        raise OSError(number, os.strerror(number or errno.EIO)) from error
     return to_number(attributes(answer[4:])[1])
 
 
