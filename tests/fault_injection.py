@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# The program imports this one late, where a user without privilege may not be able to read it.
-import proxy_init.kernel.system.namespace  # noqa: F401
+# The program imports these late, where a user without privilege may not be able to read it.
+import proxy_init.kernel.system.namespace
+import proxy_init.rules.saved_text  # noqa: F401
 from pods import namespace
 from proxy_init.kernel.legacy import libiptc
 from proxy_init.kernel.nftables import tables as nf_tables

@@ -91,6 +91,7 @@ def _chain(table: str, name: str, rules: Sequence[Placed]) -> str:
     lines = [f"chain {name_in_kernel(name)} {{"]
     hook = hook_of(table, name)
     if hook:
+        # In OUTPUT, nft 1.1 lists -100 as dstnat, which nft 1.0.6 does not read there.
         at = _PRIORITIES.get(table) or ("dstnat" if name == "PREROUTING" else hook.priority)
         lines.append(f"\ttype {hook.kind} hook {name.lower()} priority {at}; policy accept;")
     lines += (f"\t{_rule_text(each)}" for each in rules)
