@@ -21,8 +21,12 @@ from .cases import Case, Cases
 from .connections import Walked, connection_times
 from .timer import Cost, Job
 
-# How CIDRs are held. What is short is no tree, even where one is asked for.
-HOWS = {"list": ("--cidr-tree", "never"), "tree": ("--cidr-tree", "always")}
+# How CIDRs are held. What is short is no tree and no set, even where one is asked for.
+HOWS = {
+    "list": ("--cidr-tree", "never"),
+    "tree": ("--cidr-tree", "always"),
+    "set of nf_tables": ("--backend", "nft"),
+}
 
 Costs = Mapping[Case, Sequence[Cost]]
 
