@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..analysis.packet_walk import PodNetwork
+from ..config import values
 from ..config.config import Config
 from ..config.flags import Flag, FlagKind
 from ..errors import BadCall, Mistake, ProxyInitError
@@ -19,6 +20,7 @@ from .session import chosen, wanted_rulesets
 
 if TYPE_CHECKING:
     from ..kernel.backend import Backend
+    from ..kernel.snapshot import Present
 
 LIVE = Flag(
     "live",
@@ -37,6 +39,11 @@ SAVED = Flag(
     "FILE",
     "Use the rules in a file, as --dry-run or iptables-save prints them.",
 )
+
+
+def is_live(config: Config) -> bool:
+    """Whether the kernel's rules are to be used."""
+    return LIVE.name in config.own and values.switch(config.own[LIVE.name].text)
 
 
 def live_rules(config: Config) -> tuple[tuple[Backend, ...], list[Ruleset]]:
@@ -65,12 +72,27 @@ def pod_network_of(wanted: Ruleset, own: frozenset[Address], *live: Backend) -> 
     if not live:
         tables = {table.name: table for table in wanted.tables}
         return PodNetwork(tables, own, wanted.routing.policy_route)
+    return kernel_pod_network(kernel_rules(wanted, *live), own)
+
+
+def kernel_pod_network(found: Present, own: frozenset[Address]) -> PodNetwork:
+    """What the kernel holds, in a pod with these addresses."""
+    by_title = {each.title: each.table for each in found.tables}
+    return PodNetwork(by_title, own, next(iter(found.policy_routes), None))
+
+
+def kernel_rules(wanted: Ruleset, *live: Backend) -> Present:
+    """What the kernel holds of a family, in the order in which packets meet it, our own tables
+    being those of the first backend. Rules that the flags ask for too have their reasons.
+
+    Raises ApplyFailed or NodeCannot.
+    """
     from ..kernel.backend import Backend
-    from ..kernel.snapshot import present
+    from ..kernel.snapshot import Present, present
 
     first, *others = live
     found = present(wanted, first)
-    here = [(at, title, _with_reasons(table, wanted)) for at, title, table in found.tables]
+    here = [replace(each, table=_with_reasons(each.table, wanted)) for each in found.tables]
     for other in others:
         try:
             other.load()
@@ -80,10 +102,12 @@ def pod_network_of(wanted: Ruleset, own: frozenset[Address], *live: Backend) -> 
                 _warn_of_unknown([f"{other.tables_in_words} ({error})"])
         else:
             words = f" of {other.tables_in_words}"
-            here += ((at, f"{t}{words}" if t in BUILT_IN else t, table) for at, t, table in more)
-    here.sort(key=lambda each: each[0])  # of equal priority, ours first
-    by_title = {title: table for _, title, table in here}
-    return PodNetwork(by_title, own, next(iter(found.policy_routes), None))
+            here += (
+                replace(each, title=f"{each.title}{words}") if each.title in BUILT_IN else each
+                for each in more
+            )
+    here.sort(key=lambda each: each.priority)  # of equal priority, ours first
+    return Present(tuple(here), found.policy_routes)
 
 
 def _warn_of_unknown(places: Iterable[str]) -> None:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from ..analysis.kernel_rules import Holds, KernelTable
 from ..rules.inet_tables import PRIORITIES
-from ..rules.model import PolicyRoute, Ruleset, Table
+from ..rules.model import PolicyRoute, Ruleset
 from .backend import Backend, Task
 from .diagnose import explained
 from .routing.policy_routes import Routes
@@ -15,10 +16,10 @@ from .system.workers import Worker
 
 @dataclass(frozen=True)
 class Present:
-    """One family's tables, those that this namespace has, each with the priority with which it is
-    asked and its title, which of one of ours is its name; and its policy routes of our form."""
+    """One family's tables, those that this namespace has, and its policy routes of our form. The
+    title of a table of ours is its name."""
 
-    tables: tuple[tuple[int, str, Table], ...]
+    tables: tuple[KernelTable, ...]
     policy_routes: tuple[PolicyRoute, ...]
 
 
@@ -36,7 +37,7 @@ def _read(ruleset: Ruleset, backend: Backend) -> Iterator[Present]:
         raise explained(refused, Task((ruleset,), backend)) from refused
 
 
-def _tables(ruleset: Ruleset, backend: Backend) -> tuple[tuple[int, str, Table], ...]:
+def _tables(ruleset: Ruleset, backend: Backend) -> tuple[KernelTable, ...]:
     family = ruleset.family
     if backend is Backend.NFT:
         from .nftables import tables as nf_tables
@@ -46,5 +47,7 @@ def _tables(ruleset: Ruleset, backend: Backend) -> tuple[tuple[int, str, Table],
     from .legacy.libiptc import Tables
 
     tables = Tables(family)
-    names = tables.instantiated()
-    return tuple((PRIORITIES[name], name, tables.read(name)) for name in names)
+    return tuple(
+        KernelTable(PRIORITIES[name], name, tables.read(name), tables.counts(name), Holds.MIXED)
+        for name in tables.instantiated()
+    )

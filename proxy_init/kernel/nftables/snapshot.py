@@ -45,6 +45,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from ...analysis.kernel_rules import KernelTable
     from ...rules.counts import Count
     from .codec import Sets
 
@@ -349,53 +350,60 @@ def _read(raw: RawTable, rule: RawRule, leads_to: Callable[[str], str], sets: Se
     return Reading((family,) if family else BOTH, never, reading.count)
 
 
-def walkable(snapshot: Snapshot, family: Family) -> list[tuple[int, str, Table]]:
-    """All tables with rules that a family's packets meet, each with its priority and title; of
-    equal priority, in the order in which they are asked.
+def walkable(snapshot: Snapshot, family: Family) -> list[KernelTable]:
+    """All tables with rules that a family's packets meet; of equal priority, in the order in which
+    they are asked.
 
     Ours have the model's names as titles. Chains of others count as chains of the table that is
     asked where they are called; so a table of others may be several here.
     """
-    found: list[tuple[int, str, Table]] = []
+    found: list[KernelTable] = []
     for raw in reversed(snapshot.tables):  # of equal priority, the latest is asked first
         if raw.family in (INET, NUMBERS[family]) and not raw.dormant:
             found += _asked_tables(raw, snapshot, family)
-    return sorted(found, key=lambda each: each[0])
+    return sorted(found, key=lambda each: each.priority)
 
 
-def _asked_tables(
-    raw: RawTable, snapshot: Snapshot, family: Family
-) -> Iterator[tuple[int, str, Table]]:
-    """A table's parts, each with its priority and title."""
+def _asked_tables(raw: RawTable, snapshot: Snapshot, family: Family) -> Iterator[KernelTable]:
+    """A table's parts."""
+    from ...analysis.kernel_rules import Holds, KernelTable
+
     names = {title: name for name, title in TABLES.items()}
     if raw.family == INET and raw.name in names:
         name = names[raw.name]
-        table = our_view(snapshot, name, family).table
-        if not any("@" in chain.name for chain in table.chains):
-            yield PRIORITIES[name], name, table
+        ours = our_view(snapshot, name, family)
+        if not any("@" in chain.name for chain in ours.table.chains):
+            yield KernelTable(PRIORITIES[name], name, ours.table, ours.counts, Holds.OURS)
             return
-    view = _view(raw.name, raw, family, lambda chain: chain.name, str).table
+    view = _view(raw.name, raw, family, lambda chain: chain.name, str)
     bases = [chain for chain in raw.chains.values() if chain.hook]
-    others = tuple(chain for chain in view.chains if raw.chains[chain.name].hook is None)
+    others = tuple(chain for chain in view.table.chains if raw.chains[chain.name].hook is None)
     slots: dict[tuple[str, int], list[RawChain]] = {}
     for chain in bases:
         assert chain.hook
         slots.setdefault((_slot(chain.hook), chain.hook.priority), []).append(chain)
     for (slot, priority), chains in slots.items():
         called = [
-            Chain(_HOOK_NAMES[chain.hook.number], held.rules, policy=chain.policy)
+            (chain.name, Chain(_HOOK_NAMES[chain.hook.number], held.rules, policy=chain.policy))
             for chain in chains
             if chain.hook and chain.hook.number in _HOOK_NAMES
-            for held in (view.chain(chain.name) or Chain(chain.name, ()),)
+            for held in (view.table.chain(chain.name) or Chain(chain.name, ()),)
         ]
         while called:
             # Two chains at one place are asked one after the other.
-            now = {chain.name: chain for chain in reversed(called)}
-            called = [chain for chain in called if now[chain.name] is not chain]
-            if any(chain.rules or chain.policy == "DROP" for chain in now.values()):
+            now = {each[1].name: each for each in reversed(called)}
+            called = [each for each in called if now[each[1].name] is not each]
+            if any(chain.rules or chain.policy == "DROP" for _, chain in now.values()):
                 title = raw.title if len(slots) == 1 else f"{raw.title} ({slot} {priority})"
-                title += "'" * len(called)
-                yield priority, title, Table(slot, (*now.values(), *others))
+                counts = {chain.name: view.counts.get(name, ()) for name, chain in now.values()}
+                made_by_iptables = raw.family != INET and raw.name == slot
+                yield KernelTable(
+                    priority,
+                    title + "'" * len(called),
+                    Table(slot, (*(chain for _, chain in now.values()), *others)),
+                    {**view.counts, **counts},
+                    Holds.MIXED if made_by_iptables else Holds.OTHERS,
+                )
 
 
 _HOOK_NAMES = {number: name for name, number in HOOKS.items()}
