@@ -404,18 +404,28 @@ def is_named(interface: str, name: str) -> bool:
 
 def sentence(packet: Packet, result: Walk) -> str:
     """The result in one sentence."""
-    goes = (
-        f"{packet.protocol.upper()} to {endpoint_text(packet.destination, packet.destination_port)}"
-    )
-    who = f" from uid {packet.uid}, gid {packet.gid}" if packet.direction is Direction.OUT else ""
+    sent = packet_text(packet)
     decided = result.decided_by
     because = f": {decided.why}" if decided and decided.why else ""
     if result.outcome is Outcome.CAPTURED:
         target = f"the proxy's port {result.port} by {result.by}"
-        return f"Captured: {goes}{who} goes to {target}{because}."
+        return f"Captured: {sent} goes to {target}{because}."
     if result.outcome is Outcome.DROPPED:
-        return f"Dropped: {goes}{who} does not arrive{because}."
-    return f"Direct: {goes}{who} is not captured{because or ': no rule captures it'}."
+        return f"Dropped: {sent} does not arrive{because}."
+    return f"Direct: {sent} is not captured{because or ': no rule captures it'}."
+
+
+def either_text(packet: Packet, visit: Visit, other: Walk) -> str:
+    """What follows if a rule matches of which that is not known: `other` is the walk if it does."""
+    unknown = f"If rule {visit.number} of {visit.chain} ({visit.table}) matches, which is not known"
+    return f"{unknown} here: {sentence(packet, other)}"
+
+
+def packet_text(packet: Packet) -> str:
+    """Where a packet goes, and who sends it: `TCP to 198.51.100.7:80 from uid 1000, gid 1000`."""
+    end = endpoint_text(packet.destination, packet.destination_port)
+    who = f" from uid {packet.uid}, gid {packet.gid}" if packet.direction is Direction.OUT else ""
+    return f"{packet.protocol.upper()} to {end}{who}"
 
 
 def endpoint_text(address: Address, port: int) -> str:

@@ -1,49 +1,20 @@
-"""`graph`: draws the chains for the flags."""
+"""`graph`: draws the rules."""
 
 from collections.abc import Mapping, Sequence
 
-from ..config import values
-from ..config.flags import Flag
-from ..graph.draw import drawings
-from ..graph.drawing import Drawing
-from .session import print_text, session, wanted_rulesets
-from .terminal import on_screen
+from .packet_options import PACKET, given_packet
+from .picture import chosen_format, drawn, format_option, picture
+from .pod_network import LIVE, SAVED
+from .session import print_text, session
 
-
-def _format(item: str) -> str:
-    return values.choice(item, "tree", "mermaid", "dot", "svg")
-
-
-OPTIONS = (
-    Flag(
-        "format",
-        "--format",
-        "",
-        "tree",
-        "[tree|mermaid|dot|svg]",
-        "Format of the drawing.",
-        check=_format,
-    ),
-)
+_PACKET_NAMES = {flag.name for flag in PACKET}
+OPTIONS = (format_option("tree", "Format of the drawing."), LIVE, SAVED, *PACKET)
 
 
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Print the picture in the requested format; needs no privilege."""
+    """Print the picture in the requested format; --live alone needs privilege."""
     with session(words, environ, OPTIONS) as config:
-        kind = _format(config.own["format"].text.strip()) if "format" in config.own else "tree"
-        print_text(_drawn(drawings(wanted_rulesets(config)), kind))
+        kind = chosen_format(config, "tree")
+        trip = given_packet(config) if _PACKET_NAMES & config.own.keys() else None
+        print_text(drawn(picture(config, trip), kind))
     return 0
-
-
-def _drawn(pictures: Sequence[Drawing], kind: str) -> str:
-    if kind == "mermaid":
-        from ..graph.mermaid import mermaid_text
-
-        return mermaid_text(pictures)
-    if kind == "tree":
-        from ..graph.tree import tree
-
-        return on_screen(tree(pictures))
-    from ..graph.dot import dot_text, svg_text
-
-    return dot_text(pictures) if kind == "dot" else svg_text(pictures)

@@ -1,43 +1,51 @@
-"""A drawing as a Mermaid flowchart, which GitHub and others render in Markdown."""
+"""A picture as a Mermaid flowchart, which GitHub and others render in Markdown."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 
-from .dot import FILLS, LEGEND, LINES
-from .drawing import Box, Drawing, Fate, Row
+from .drawing import Box, Drawing, Emphasis, Picture, Place, Row
+from .looks import Look, legend, look, look_name
 
 # Not *, ` or <: labels may be parsed as Markdown. Lines must not start like list items either.
 _PLAIN = frozenset(" .,:()/-+!→…=_")
 
 
-def mermaid_text(drawings: Sequence[Drawing]) -> str:
+def mermaid_text(picture: Picture) -> str:
     """The flowchart: each chain is a column of its rules, which are tried from the top."""
-    return "".join(f"{line}\n" for line in _lines(drawings))
+    return "".join(f"{line}\n" for line in _lines(picture))
 
 
-def _lines(drawings: Sequence[Drawing]) -> Iterator[str]:
+def _lines(picture: Picture) -> Iterator[str]:
     yield "flowchart TB"
-    for drawing in drawings:
-        prefix = f"{drawing.title}_" if len(drawings) > 1 else ""
-        yield from _drawing(drawing, prefix)
-    fates = {row.fate for drawing in drawings for box in drawing.boxes for row in box.rows}
-    used = [fate for fate in Fate if fate in fates]
-    if not used:
-        yield f"  nothing[{_quoted('no rules')}]"
+    for prefix, drawing in picture.prefixed:
+        yield from _drawing(picture.title, drawing, prefix)
+    if not picture.drawings:
+        yield f"  nothing[{_quoted(picture.title)}]"
         return
-    yield f"  subgraph legend[{_quoted('colours')}]"
-    for fate in used:
-        yield f"    legend_{fate.name.lower()}[{_quoted(LEGEND[fate])}]:::{fate.name.lower()}"
+    yield f"  subgraph legend[{_quoted('colours and lines')}]"
+    for name, _, words in legend(picture):
+        yield f"    legend_{name}[{_quoted(words)}]:::{name}"
     yield "  end"
-    for fate in used:
-        yield (
-            f"  classDef {fate.name.lower()} "
-            f"fill:{FILLS[fate]},stroke:{LINES[fate]},color:#000000,text-align:left"
-        )
+    looks = {name: its for name, its, _ in legend(picture)}
+    for drawing in picture.drawings:
+        things: list[Row | Place] = [*drawing.rows, *drawing.places]
+        for thing in things:
+            looks[look_name(thing)] = look(thing.fate, thing.emphasis)
+    for name, each in looks.items():
+        yield f"  classDef {name} {_style(each)}"
 
 
-def _drawing(drawing: Drawing, prefix: str) -> Iterator[str]:
-    title = (drawing.title, *drawing.notes)
+def _style(look: Look) -> str:
+    more = ",stroke-dasharray:6 4" if look.dashed else ""
+    more += ",font-weight:bold" if look.bold else ""
+    return (
+        f"fill:{look.fill},stroke:{look.line},stroke-width:{look.width}px,color:{look.text},"
+        f"text-align:left{more}"
+    )
+
+
+def _drawing(heading: str, drawing: Drawing, prefix: str) -> Iterator[str]:
+    title = (f"{drawing.title}: {heading}", *drawing.notes)
     yield f"  subgraph {prefix}family[{_quoted(*title)}]"
     for frame in drawing.frames:
         yield f"  subgraph {prefix}{frame.name}[{_quoted(f'{frame.name}: {frame.caption}')}]"
@@ -52,39 +60,60 @@ def _drawing(drawing: Drawing, prefix: str) -> Iterator[str]:
             yield from _box(box, prefix)
         yield "  end"
     for place in drawing.places:
-        name = place.fate.name.lower()
-        yield f"  {prefix}{place.key}([{_quoted(place.label)}]):::{name}"
+        yield f"  {prefix}{place.key}([{_quoted(place.label)}]):::{look_name(place)}"
     yield "  end"
     yield from _arrows(drawing, prefix)
+    yield from _way(drawing, prefix)
 
 
 def _box(box: Box, prefix: str) -> Iterator[str]:
     yield f"    subgraph {prefix}{box.key}[{_quoted(f'{box.name}, table {box.table}')}]"
     for row in box.rows:
-        lines = [f"({row.number}) {row.why or row.match}"]
+        lines = [f"({row.title}) {row.why or row.match}"]
         if row.why:
             lines.append(f"({row.match})")
         lines.append(row.outcome)
-        yield f"      {prefix}{_id(box, row)}[{_quoted(*lines)}]:::{row.fate.name.lower()}"
+        if row.remarks:
+            lines.append(", ".join(row.remarks))
+        yield f"      {prefix}{_id(box.key, row.key)}[{_quoted(*lines)}]:::{look_name(row)}"
     yield "    end"
 
 
 def _arrows(drawing: Drawing, prefix: str) -> Iterator[str]:
-    first = {box.key: _id(box, box.rows[0]) for box in drawing.boxes}
+    first = {box.key: _id(box.key, box.rows[0].key) for box in drawing.boxes}
     for box in drawing.boxes:
         for row, following in pairwise(box.rows):
-            yield f"  {prefix}{_id(box, row)} --- {prefix}{_id(box, following)}"
+            yield f"  {prefix}{_id(box.key, row.key)} --- {prefix}{_id(box.key, following.key)}"
         for row in box.rows:
-            if row.to:
-                yield f"  {prefix}{_id(box, row)} ==> {prefix}{first.get(row.to, row.to)}"
+            if row.to and not (drawing.way and drawing.way.follows(box, row)):
+                tail, head = _id(box.key, row.key), first.get(row.to, row.to)
+                yield f"  {prefix}{tail} {_arrow(drawing, row)} {prefix}{head}"
     for frame in drawing.frames:
         for entry, after in pairwise(frame.entries):
-            last = _id(entry, entry.rows[-1])
+            last = _id(entry.key, entry.rows[-1].key)
             yield f"  {prefix}{last} -. then .-> {prefix}{first[after.key]}"
 
 
-def _id(box: Box, row: Row) -> str:
-    return f"{box.key}_r{row.number}"
+def _arrow(drawing: Drawing, row: Row) -> str:
+    if row.emphasis is Emphasis.MISSING:
+        return "-. missing .->"
+    return "-->" if drawing.way else "==>"
+
+
+def _way(drawing: Drawing, prefix: str) -> Iterator[str]:
+    """Thick arrows along a packet's way, each with the number of the step that it leads to."""
+    if not drawing.way:
+        return
+    stops = [_id(*stop) for stop in drawing.way.stops]
+    here = drawing.way.start.key
+    for step, stop in enumerate(stops, start=1):
+        yield f"  {prefix}{here} == {step} ==> {prefix}{stop}"
+        here = stop
+    yield f"  {prefix}{here} ==> {prefix}{drawing.way.end.key}"
+
+
+def _id(box: str, row: int) -> str:
+    return f"{box}_r{row}"
 
 
 def _quoted(*lines: str) -> str:

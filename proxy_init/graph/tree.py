@@ -1,29 +1,22 @@
-"""A drawing as a tree for terminals: each chain is below the first rule that leads to it."""
+"""A picture as a tree for terminals: each chain is below the first rule that leads to it."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .drawing import ROUTE, Box, Drawing, Fate, Row
+from .drawing import ROUTE, Box, Drawing, Emphasis, Picture, Row
+from .looks import on_terminal
 
 if TYPE_CHECKING:
     from rich.text import Text
     from rich.tree import Tree
 
-STYLES = {
-    Fate.CAPTURED: "bold yellow",
-    Fate.PASSES: "cyan",
-    Fate.REFUSED: "bold red",
-    Fate.GOES_ON: "",
-}
 
-
-def tree(drawings: Sequence[Drawing]) -> "Tree":
+def tree(picture: Picture) -> "Tree":
     """One tree of all drawings, for printing with rich."""
     from rich.text import Text
     from rich.tree import Tree
 
-    root = Tree(Text("the rules for these flags" if drawings else "no rules"))
-    for drawing in drawings:
+    root = Tree(Text(picture.title))
+    for drawing in picture.drawings:
         _add_drawing(root, drawing)
     return root
 
@@ -58,11 +51,17 @@ def _add_rows(parent: "Tree", box: Box, drawing: Drawing, left: dict[str, Box]) 
 def _row(row: Row, labels: dict[str, str], seen: bool) -> "Text":
     from rich.text import Text
 
-    words = Text.assemble(f"{row.number}. {row.match}: ", (row.outcome, STYLES[row.fate]))
+    style = on_terminal(row.emphasis)
+    pale = style == "dim"
+    outcome = (row.outcome, "" if pale else on_terminal(row.fate))
+    words = Text.assemble(f"{row.title}. {row.match}: ", outcome, style="dim" if pale else "")
     if seen:
         words.append(" (see above)", "dim")
     if row.to == ROUTE:
         words.append(f", {labels[ROUTE]}", "dim")
+    if row.remarks:
+        sign = "-> " if row.emphasis is Emphasis.ON_THE_WAY else ""
+        words.append(f"\n{sign}{', '.join(row.remarks)}", style)
     if row.why:
         words.append(f"\n{row.why}", "italic")
     return words

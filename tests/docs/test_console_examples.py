@@ -1,6 +1,7 @@
 """The console examples of README.md and docs do what they show."""
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -25,6 +26,17 @@ def test_the_examples_of_a_page_print_what_it_shows(page: Path, tmp_path: Path) 
                 shown = f"$ {example.command}\n{log}{output}(exit status {status})"
                 wrong.append(f"{shown}\n{page} shows:\n{example.output}")
     assert not wrong, "\n\n".join(wrong)
+    for made in (tmp_path / "home").iterdir():
+        if made.suffix == ".svg":
+            assert words_of(made) == words_of((ROOT / page).with_name(made.name)), made.name
+        if made.suffix == ".mmd" and "```mermaid" in (ROOT / page).read_text():
+            assert f"```mermaid\n{made.read_text()}```" in (ROOT / page).read_text()
+
+
+def words_of(svg: Path) -> list[str]:
+    """What a picture says. Where its parts lie depends on the version of Graphviz and the fonts."""
+    texts = ("".join(text).strip() for text in ElementTree.parse(svg).getroot().itertext())
+    return sorted(text for text in texts if text)
 
 
 PAGE = """
