@@ -6,17 +6,19 @@ import time
 
 from ..config.config import Config, Mode
 from ..errors import ApplyFailed, BadCall
+from ..kernel.enforce import chosen, enforce, wanted_rulesets
 from ..log import logger
 from ..rules.iptables_save import routing_text, ruleset_text
 from ..rules.model import BUILT_IN, Ruleset
 from . import decisions
-from .session import chosen, print_text, session, wanted_rulesets
+from .session import print_text, session
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..kernel.choice import Choice
+    from ..kernel.findings import Finding
 
 
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -110,8 +112,6 @@ def _is_to_write(config: Config) -> bool:
 
 def _carry_out(config: Config, rulesets: Sequence[Ruleset], choice: Choice) -> str:
     """Apply the rulesets to the kernel; returns the result for the summary."""
-    from ..kernel.apply import apply
-    from ..kernel.findings import ApplyOptions, Finding
 
     def decide(findings: Sequence[Finding]) -> None:
         """Log what was found. Raises ApplyFailed if --no-reconcile forbids to change it."""
@@ -133,11 +133,6 @@ def _carry_out(config: Config, rulesets: Sequence[Ruleset], choice: Choice) -> s
 
     log = logger.debug if config.cleanup_only else logger.info  # clean is silent
     log("backend %s: %s", choice.backend.value, choice.why)
-    choice.load()  # before forking the workers, which share it
-    options = ApplyOptions(
-        config.policy_route, force=config.force_apply, thorough=config.cleanup_only
-    )
-    changed = apply(choice.tasks(rulesets), decide, options)
-    if not changed:
+    if not enforce(config, rulesets, choice, decide):
         return "unchanged"
     return "cleaned" if config.cleanup_only else "applied"

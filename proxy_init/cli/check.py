@@ -10,13 +10,14 @@ from ..errors import NodeCannot
 from ..frozen import replace
 from ..kernel.backend import Backend
 from ..kernel.choice import choose
+from ..kernel.enforce import wanted_rulesets
 from ..kernel.needs import Need, needs, routing_needs, tasks_for
 from ..kernel.routing.addresses import has_ipv6
 from ..kernel.system.lock import state_of_lock
 from ..kernel.system.modules import State
 from ..kernel.system.workers import Worker
 from ..rules.model import Family, Ruleset
-from .session import print_text, session, wanted_rulesets
+from .session import print_text, session
 from .terminal import WIDTH
 
 

@@ -9,11 +9,12 @@ from ..analysis.counters import Counted, Standing, changes
 from ..config import values
 from ..config.flags import Flag
 from ..kernel.counters import readings
+from ..kernel.enforce import chosen, wanted_rulesets
 from ..log import logger
 from ..rules.counts import Count
 from ..rules.iptables_save import rule_text
 from ..rules.wording import matches_in_words, printable, target_in_words
-from .session import chosen, print_text, session, wanted_rulesets
+from .session import print_text, session
 from .terminal import on_screen
 
 if TYPE_CHECKING:

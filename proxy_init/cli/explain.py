@@ -20,11 +20,12 @@ from ..analysis.packet_walk import (
 )
 from ..config.command_line import split
 from ..config.flags import Flag
+from ..kernel.enforce import wanted_rulesets
 from ..rules.iptables_save import rule_text
 from .packet_options import PACKET, given_packet
 from .picture import chosen_format, drawn, format_option, picture
 from .pod_network import LIVE, SAVED, is_live, live_rules, pod_network_of, saved_pod_networks
-from .session import print_text, session, wanted_rulesets
+from .session import print_text, session
 from .terminal import WIDTH
 
 INDENT = " " * 6

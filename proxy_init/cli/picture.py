@@ -18,6 +18,7 @@ from ..graph.draw import drawing_of, wanted_picture
 from ..graph.drawing import Picture
 from ..graph.met import Met
 from ..graph.subject import Subject, of_kernel, of_pod_network, of_ruleset
+from ..kernel.enforce import wanted_rulesets
 from ..rules.networks import Address
 from .pod_network import (
     SAVED,
@@ -28,7 +29,6 @@ from .pod_network import (
     pod_network_of,
     saved_pod_networks,
 )
-from .session import wanted_rulesets
 from .terminal import on_screen
 
 _FORMATS = ("tree", "mermaid", "dot", "svg")

@@ -12,11 +12,11 @@ from ..config.config import Config
 from ..config.flags import Flag, FlagKind
 from ..errors import BadCall, Mistake, ProxyInitError
 from ..frozen import replace
+from ..kernel.enforce import chosen, wanted_rulesets
 from ..log import logger
 from ..rules.model import BUILT_IN, Family, Rule, Ruleset, Table
 from ..rules.networks import Address
 from ..rules.saved_text import NotSaved, read_saved
-from .session import chosen, wanted_rulesets
 
 if TYPE_CHECKING:
     from ..kernel.backend import Backend

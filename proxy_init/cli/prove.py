@@ -28,13 +28,14 @@ from ..config.flags import Flag, FlagKind
 from ..config.read import read_config
 from ..errors import BadCall, Mistake
 from ..frozen import replace
+from ..kernel.enforce import wanted_rulesets
 from ..kernel.routing.addresses import global_addresses
 from ..kernel.system.host import Host
 from ..rules.iptables_save import rule_text
 from ..rules.model import Family
 from .explain import explain_call, flags_of
 from .pod_network import LIVE, SAVED, live_rules, pod_network_of, saved_pod_networks
-from .session import print_text, session, wanted_rulesets
+from .session import print_text, session
 from .terminal import WIDTH
 
 BROKEN = 3

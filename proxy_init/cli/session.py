@@ -5,23 +5,18 @@ from __future__ import annotations
 import os
 import sys
 
-from ..config.config import OLD_RULES, Config, settle
+from ..config.config import Config, settle
 from ..config.flags import Flag
 from ..config.read import read_config
 from ..errors import ApplyFailed, BadCall, ProxyInitError
-from ..frozen import replace
-from ..kernel.routing.addresses import global_addresses, has_ipv6
+from ..kernel.routing.addresses import global_addresses
 from ..kernel.system.host import Host
 from ..light import contextmanager
 from ..log import logger
-from ..rules.model import Family, Ruleset
-from ..rulesets import build
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-    from ..kernel.choice import Choice
 
 
 @contextmanager
@@ -50,30 +45,6 @@ def session(
         for line in str(error).splitlines():
             logger.error(line)
         raise
-
-
-def wanted_rulesets(config: Config) -> list[Ruleset]:
-    """The ruleset of each family."""
-    families = list(Family)
-    if config.ruleset == OLD_RULES and not has_ipv6():
-        logger.info("the kernel has no IPv6, so no IPv6 rules are needed")
-        families.remove(Family.V6)
-    return [build(config, family) for family in families]
-
-
-def chosen(
-    config: Config, rulesets: list[Ruleset], write: bool = True
-) -> tuple[Choice, list[Ruleset]]:
-    """The backend for the rulesets, and the ruleset of each family for that backend.
-
-    Without `write`, choosing creates no table in the kernel. Raises NodeCannot.
-    """
-    from ..kernel.choice import choose
-
-    choice = choose(config.backend, rulesets, write)
-    if config.backend == "auto" and choice.backend.value == "nft":  # else they are built for it
-        rulesets = wanted_rulesets(replace(config, backend="nft"))
-    return choice, rulesets
 
 
 def print_text(text: str) -> None:

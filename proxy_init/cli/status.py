@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from ..config.config import Mode
 from ..kernel.apply import apply
+from ..kernel.enforce import chosen, wanted_rulesets
 from ..kernel.findings import ApplyOptions, Finding
 from ..rules.model import Ruleset
-from .session import chosen, print_text, session, wanted_rulesets
+from .session import print_text, session
 
 DIFFERENT = 3
 

@@ -9,11 +9,12 @@ from ..analysis.packet_walk import Direction
 from ..analysis.probe_plan import Judged, Result, destinations, in_words, ports, probes, the_proxy
 from ..config.config import Config
 from ..errors import ValidationFailed
+from ..kernel.enforce import wanted_rulesets
 from ..log import logger
 from ..rules.model import Ruleset
 from .explain import explain_call, flags_of
 from .pod_network import pod_network_of
-from .session import print_text, session, wanted_rulesets
+from .session import print_text, session
 from .terminal import on_screen
 
 if TYPE_CHECKING:
