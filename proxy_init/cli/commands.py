@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from ..config.command_line import split
 from ..config.flags import FLAG_GROUPS, FLAGS, Flag, FlagKind
-from . import apply, check, counters, explain, graph, prove, status, validate
+from . import apply, check, counters, explain, graph, node, prove, status, validate
 
 Run = Callable[[Sequence[str], Mapping[str, str]], int]
 
@@ -125,12 +125,29 @@ COMMANDS: Mapping[str, Command] = {
         ),
         prove.OPTIONS,
     ),
+    "node": Command(
+        node.run,
+        "Redirect the pods of a node, as its container runtime starts them.",
+        Example(
+            "node --http-port 15014 -x 10.0.0.1/32",
+            "Serve the runtime; -x is for pods whose annotations name no networks of their own.",
+        ),
+        node.OPTIONS,
+    ),
+    "node pods": Command(
+        node.list_pods,
+        "List the pods of the node, with what the agent knows of them.",
+        Example("node pods -O json", "Print it for programs."),
+        node.PODS_OPTIONS,
+    ),
 }
 
 
 def run(words: Sequence[str]) -> int:
     """Run a command line that begins with a command's name, or asks for help or completion."""
     gc.enable()  # a plain call does without; a command may run for long
+    if " ".join(words[:2]) in COMMANDS:
+        words = [" ".join(words[:2]), *words[2:]]
     tree = _tree()
     try:
         status: int | None = tree(list(words), prog_name="proxy-init", standalone_mode=False)

@@ -60,6 +60,14 @@ class Worker(AbstractContextManager["Worker[Step]"]):
         os.waitpid(self._pid, 0)
         os.close(self._output)
 
+    def fileno(self) -> int:
+        """What becomes readable when `answer` need not wait."""
+        return self._answers.fileno()
+
+    def kill(self) -> None:
+        """End the child, whatever it is doing."""
+        os.kill(self._pid, _signal.SIGKILL)
+
     def ask(self) -> None:
         """Let the child begin its next step."""
         with suppress(BrokenPipeError):  # `answer` says what happened

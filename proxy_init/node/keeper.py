@@ -1,0 +1,226 @@
+"""Keeps the pods of a node as they wish to be: knows what each wishes, and has it done."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ..errors import ApplyFailed, BadCall
+from ..log import logger
+from .metrics import Metrics
+from .pods import VALIDATION, Container, Pod
+from .wishes import LeaveAlone, NoRules, Redirect, Wish, note_of, wish
+from .work import Job, Outcome, carry_out, short
+
+_SECONDS_TO_REPAIR = 10.0
+
+
+class _State:
+    """What is known of a pod. `lock` is held while its rules are worked on."""
+
+    def __init__(self, pod: Pod) -> None:
+        self.pod = pod
+        self.containers: dict[str, Container] = {}
+        self.lock = asyncio.Lock()
+        self.repair: asyncio.Task[None] | None = None
+        self.fulfilled: Wish | None = None
+        self.name = "new"
+        self.why = ""
+        self.outcome = Outcome("unchanged")
+
+    def becomes(self, name: str, why: str) -> bool:
+        """Take a new name, and why; gives whether that is news."""
+        news = (self.name, self.why) != (name, why)
+        self.name, self.why = name, why
+        return news
+
+
+class Keeper:
+    """The pods of a node. `defaults` are flags for pods whose annotations do not say otherwise;
+    `own_files` gives descriptors that no child may keep open."""
+
+    def __init__(
+        self, defaults: Sequence[str], metrics: Metrics, own_files: Callable[[], Sequence[int]]
+    ) -> None:
+        self._defaults = defaults
+        self._metrics = metrics
+        self._own_files = own_files
+        self._states: dict[str, _State] = {}
+        self._repairs: asyncio.Task[None] | None = None
+
+    async def see_to(self, pod: Pod, created: Container | None, until: float) -> str:
+        """Bring about what a pod wishes, now that it or a container of it is being created.
+
+        `until` is when that must be done, by the monotonic clock. Gives a note that the container
+        is to carry, or nothing. Raises ApplyFailed, which is to fail the pod.
+        """
+        started = time.monotonic()
+        state = self._states.setdefault(pod.id, _State(pod))
+        state.pod = pod
+        if created:
+            state.containers[created.name] = created
+        if state.repair:
+            state.repair.cancel()  # superseded
+        async with state.lock:
+            outcome = await self._fulfil(state, until, "create" if created else "run", created)
+        self._metrics.seconds.observe(time.monotonic() - started)
+        if outcome.error:
+            raise ApplyFailed(outcome.error)
+        done = state.fulfilled
+        exact = isinstance(done, Redirect) and done.source == f"container {VALIDATION}"
+        return note_of(done) if exact and isinstance(done, Redirect) else ""
+
+    def forget(self, pod_id: str) -> None:
+        """The pod is gone."""
+        self._states.pop(pod_id, None)
+
+    def take_over(self, pods: Iterable[tuple[Pod, Sequence[Container]]]) -> None:
+        """These are all pods of the node, with their containers. Begins to repair them."""
+        before, self._states = self._states, {}
+        for pod, containers in pods:
+            # Containers that have ended are not among those that the runtime lists.
+            state = before.get(pod.id) or _State(pod)
+            state.pod = pod
+            state.containers |= {container.name: container for container in containers}
+            state.fulfilled = None
+            self._states[pod.id] = state
+        if self._repairs:
+            self._repairs.cancel()
+        self._repairs = asyncio.create_task(self._repair_all([*self._states.values()]))
+
+    async def finish(self) -> None:
+        """Begin no more repairs, and wait for the one that has begun."""
+        repairing = [state.repair for state in self._states.values() if state.repair]
+        if self._repairs:
+            self._repairs.cancel()
+        if repairing:
+            await asyncio.wait(repairing)
+
+    async def _repair_all(self, states: Sequence[_State]) -> None:
+        for state in states:
+            state.repair = asyncio.create_task(self._repair(state))
+            await asyncio.wait([state.repair])
+            state.repair = None
+        logger.info("all pods of the node have been looked at: %d", len(states))
+
+    async def _repair(self, state: _State) -> None:
+        async with state.lock:
+            netns = state.pod.netns
+            if netns is not None and not Path(netns).exists():
+                state.becomes("gone", "its network namespace is gone")
+            elif self._states.get(state.pod.id) is state:
+                until = time.monotonic() + _SECONDS_TO_REPAIR
+                outcome = await self._fulfil(state, until, "repair", None)
+                if outcome.result == "applied":
+                    self._metrics.repairs.inc()
+
+    async def _fulfil(
+        self, state: _State, until: float, event: str, created: Container | None
+    ) -> Outcome:
+        """Find out what a pod wishes, do it unless it is done, and log it."""
+        started = time.monotonic()
+        source = ""
+        try:
+            wanted = wish(
+                state.pod, state.containers, self._defaults, created.name if created else ""
+            )
+        except BadCall as bad:
+            outcome = Outcome("refused", short(str(bad)))
+        else:
+            job = self._job(state, wanted, event)
+            if job is None or wanted == state.fulfilled:
+                return Outcome("unchanged")
+            source = wanted.source if isinstance(wanted, Redirect) else ""
+            outcome = await carry_out(job, until - started, self._own_files())
+            if not outcome.error:
+                state.fulfilled = wanted
+                state.becomes(*_name(wanted, outcome))
+        state.outcome = outcome
+        self._metrics.outcomes.labels(outcome.result).inc()
+        if outcome.error:
+            state.becomes("failed", outcome.error)
+        _log(state.pod, event, source, outcome, started)
+        return outcome
+
+    def _job(self, state: _State, wanted: Wish, event: str) -> Job | None:
+        """What there is to do; nothing for a pod that is left alone, which is logged once."""
+        netns = state.pod.netns
+        if isinstance(wanted, LeaveAlone) or netns is None:
+            why = wanted.why if isinstance(wanted, LeaveAlone) else ""
+            if state.becomes("left alone", why):
+                self._metrics.outcomes.labels("left_alone").inc()
+                logger.info("%s: left alone: %s", state.pod.title, why)
+            return None
+        if isinstance(wanted, NoRules):
+            if state.becomes("no rules", wanted.why):
+                logger.info("%s: no rules: %s", state.pod.title, wanted.why)
+            if event != "create":
+                return None
+            return Job(netns, wanted.words, wanted.environ, clean=True)
+        if wanted.note and wanted != state.fulfilled:
+            logger.warning("%s: %s", state.pod.title, wanted.note)
+        return Job(
+            netns,
+            wanted.words,
+            wanted.environ,
+            wanted.annotations,
+            if_missing=wanted.if_missing,
+        )
+
+    def counts(self) -> Mapping[str, int]:
+        """How many pods there are, by state."""
+        return Counter(state.name for state in self._states.values())
+
+    def listing(self) -> list[dict[str, object]]:
+        """What is known of each pod, for people."""
+        return [_described(state) for state in self._states.values()]
+
+
+def _name(wanted: Wish, outcome: Outcome) -> tuple[str, str]:
+    if isinstance(wanted, NoRules):
+        return "no rules", wanted.why
+    if outcome.backend == "none":
+        return "no rules", "mode NONE"
+    return "redirected", ""
+
+
+def _described(state: _State) -> dict[str, object]:
+    done = state.fulfilled
+    redirect = done if isinstance(done, Redirect) else None
+    return {
+        "namespace": state.pod.namespace,
+        "pod": state.pod.name,
+        "id": state.pod.id,
+        "state": state.name,
+        "why": state.why,
+        "source": redirect.source if redirect else "",
+        "flags": list(redirect.words) if redirect else [],
+        "environment": dict(redirect.environ) if redirect else {},
+        "backend": state.outcome.backend,
+        "families": state.outcome.families,
+        "rules": state.outcome.rules,
+    }
+
+
+def _log(pod: Pod, event: str, source: str, outcome: Outcome, started: float) -> None:
+    if outcome.error:
+        for line in outcome.error.splitlines():
+            logger.error("%s: %s", pod.title, line)
+        return
+    for line in outcome.warnings:
+        logger.warning("%s: %s", pod.title, line)
+    logger.summary(
+        {
+            "result": outcome.result,
+            "pod": pod.title,
+            "event": event,
+            "flags_from": source.replace(" ", "-") or "none",
+            "backend": outcome.backend,
+            "families": outcome.families,
+            "rules": outcome.rules,
+            "milliseconds": round((time.monotonic() - started) * 1000),
+        }
+    )

@@ -1,0 +1,175 @@
+"""Work in a pod's network namespace, in a child that is forked for it, within a time limit.
+
+A child has everything loaded that it needs, and may enter a namespace without a way back. The agent
+is a single thread, which is what makes it safe to fork.
+"""
+
+import asyncio
+import gc
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+
+from ..config.config import Mode, settle
+from ..errors import ApplyFailed, BadCall, ProxyInitError
+from ..frozen import frozen, replace
+from ..kernel import diagnose, enforce, legacy_steps, nft_steps
+from ..kernel.backend import Backend
+from ..kernel.findings import Finding
+from ..kernel.nftables import bridge, trials
+from ..kernel.routing import rtnetlink
+from ..kernel.routing.addresses import global_addresses
+from ..kernel.system.lock import xtables_lock
+from ..kernel.system.namespace import enter
+from ..kernel.system.workers import Worker
+from ..log import logger
+from ..rules import nftables_text
+from .pod_config import pod_config
+
+_OWN = "/proc/self/ns/net"
+_MOST_LINES, _MOST_CHARACTERS = 10, 300
+LOADED = (diagnose, legacy_steps, nft_steps, bridge, trials, rtnetlink, nftables_text)
+"""What a child would load by itself, each for its own."""
+
+
+@frozen
+class Job:
+    """Rules to write or, with `clean`, to remove, by flags and variables, in a namespace.
+
+    `annotations` are the sources of flags, by flag. With `if_missing`, rules of ours that are there
+    already are kept as they are.
+    """
+
+    netns: str
+    words: tuple[str, ...]
+    environ: Mapping[str, str]
+    annotations: Mapping[str, str] = {}
+    clean: bool = False
+    if_missing: bool = False
+
+
+@frozen
+class Outcome:
+    """What came of a job: applied, unchanged, kept, cleaned, refused (by us, for its flags), failed
+    or late; for the last three `error` says why."""
+
+    result: str
+    error: str = ""
+    replaced: bool = False
+    """Whether other rules of ours were there."""
+    backend: str = "none"
+    families: str = "none"
+    rules: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+class _Keep(Exception):
+    """Rules are there, and are to stay as they are."""
+
+
+def load() -> None:
+    """Load what every child needs, once."""
+    for backend in Backend:
+        with suppress(ProxyInitError):  # this node has no such backend: a child says so
+            backend.load()
+    gc.collect()
+    gc.freeze()  # a child's collection must not copy all of this
+
+
+async def carry_out(job: Job, seconds: float, close: Sequence[int] = ()) -> Outcome:
+    """Do a job in a child, which first closes these files of the agent's.
+
+    It may be cancelled: the child is killed, which leaves each table whole.
+    """
+    with Worker(job.netns, partial(_steps, job, close)) as worker:
+        worker.ask()
+        try:
+            async with asyncio.timeout(seconds):
+                await _readable(worker.fileno())
+        except TimeoutError:
+            worker.kill()
+            return Outcome("late", f"the rules were not in place after {seconds:.1f} s; try again")
+        except BaseException:
+            worker.kill()
+            raise
+        try:
+            return worker.answer()
+        except ProxyInitError as error:
+            return Outcome("failed", short(str(error)))
+
+
+async def _readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(descriptor, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def _steps(job: Job, close: Sequence[int]) -> Iterator[Outcome]:
+    gc.disable()
+    signal.set_wakeup_fd(-1)  # the agent's
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is begun is finished
+    for descriptor in close:
+        os.close(descriptor)
+    logger.set_up("none", as_json=False)  # the outcome is all that is said
+    try:
+        yield _done(job)
+    except BadCall as error:
+        yield Outcome("refused", short(str(error)))
+    except ProxyInitError as error:
+        yield Outcome("failed", short(str(error)))
+
+
+def _done(job: Job) -> Outcome:
+    config = pod_config(job.words, job.environ, job.netns, job.annotations)
+    if os.path.samefile(job.netns, _OWN):  # noqa: PTH121
+        raise ApplyFailed(f"{job.netns} is the agent's own network namespace")
+    enter(job.netns, "network namespace")
+    if job.clean:
+        config = replace(config, cleanup_only=True)
+    else:
+        config = settle(config, global_addresses(ipv4=config.depends_on_ipv4))
+        if config.mode is Mode.NONE:
+            return Outcome("unchanged")
+    rulesets = enforce.wanted_rulesets(config)
+    replaced = False
+
+    def decide(findings: Sequence[Finding]) -> None:
+        nonlocal replaced
+        replaced = any(finding.holds_ours and finding.differs for finding in findings)
+        if job.if_missing and any(finding.holds_ours for finding in findings):
+            raise _Keep
+
+    # The file of the namespace is a lock that all agents see.
+    with xtables_lock(config.lock_file, config.wait):
+        choice, rulesets = enforce.chosen(config, rulesets)
+        try:
+            changed = enforce.enforce(config, rulesets, choice, decide)
+        except _Keep:
+            return Outcome("kept", backend=choice.backend.value)
+    used = [ruleset for ruleset in rulesets if ruleset.tables]
+    return Outcome(
+        ("cleaned" if job.clean else "applied") if changed else "unchanged",
+        replaced=replaced,
+        backend=choice.backend.value,
+        families=",".join(ruleset.family.title for ruleset in used) or "none",
+        rules=sum(len(ruleset.rules) for ruleset in used),
+        warnings=tuple(_cut(line) for line in config.warnings[:_MOST_LINES]),
+    )
+
+
+def short(text: str) -> str:
+    """A message that the pod's author may have made long, cut."""
+    lines = text.splitlines()
+    more = len(lines) - _MOST_LINES
+    kept = [_cut(line) for line in lines[:_MOST_LINES]]
+    return "\n".join([*kept, f"and {more} more"] if more > 0 else kept)
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _MOST_CHARACTERS else line[: _MOST_CHARACTERS - 1] + "…"
