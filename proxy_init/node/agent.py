@@ -73,17 +73,20 @@ class Agent:
         self._arriving: tuple[list[PodSandbox], dict[str, list[Container]]] = ([], {})
 
     async def run(self) -> None:
-        """Run until a signal ends it."""
-        connecting = asyncio.create_task(self._stay_connected())
+        """Run until a signal ends it. Raises ApplyFailed where it can't listen."""
+        serving = asyncio.create_task(self._serve())
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, connecting.cancel)
-        await self._endpoints.open(self._options.nri_socket, self._options.http_port)
-        await asyncio.wait([connecting])
+            asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+        await asyncio.wait([serving])
         await self._keeper.finish()
         self._endpoints.close()
-        if not connecting.cancelled():
-            connecting.result()
+        if not serving.cancelled():
+            serving.result()
         logger.info("ended; all rules stay")
+
+    async def _serve(self) -> None:
+        await self._endpoints.open(self._options.nri_socket, self._options.http_port)
+        await self._stay_connected()
 
     def _own_files(self) -> Sequence[int]:
         runtime = [self._runtime.fileno()] if self._runtime else []
@@ -128,6 +131,7 @@ class Agent:
                 request = parsed(ConfigureRequest(), payload)
                 runtime = f"{request.runtime_name} {request.runtime_version}"
                 logger.info("connected to the runtime: %s", runtime[:100])
+                self._arriving = ([], {})
                 return ConfigureResponse(events=sum(1 << event - 1 for event in _EVENTS))
             case "Synchronize":
                 return self._synchronize(parsed(SynchronizeRequest(), payload))

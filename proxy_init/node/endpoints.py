@@ -6,6 +6,8 @@ import asyncio
 import json
 from collections.abc import Sequence
 
+from ..errors import ApplyFailed
+from ..log import logger
 from .keeper import Keeper
 from .metrics import CONTENT_TYPE, Metrics
 
@@ -32,14 +34,19 @@ class Endpoints:
         self._connections = 0
 
     async def open(self, nri_socket: str, http_port: int | None) -> None:
-        """Begin to listen. Raises OSError."""
-        name = pods_socket(nri_socket)
-        self._servers.append(await asyncio.start_unix_server(self._list_pods, name))
-        if http_port is not None:
-            server = await asyncio.start_server(
-                self._respond, port=http_port, limit=_MOST_BYTES, reuse_address=True
-            )
-            self._servers.append(server)
+        """Begin to listen. Raises ApplyFailed."""
+        try:
+            name = pods_socket(nri_socket)
+            self._servers.append(await asyncio.start_unix_server(self._list_pods, name))
+        except OSError as error:  # another agent in this network namespace
+            logger.warning("node pods will not find this agent: %s", error.strerror)
+        if http_port is None:
+            return
+        try:
+            server = await asyncio.start_server(self._respond, port=http_port, limit=_MOST_BYTES)
+        except OSError as error:
+            raise ApplyFailed(f"--http-port: {error.strerror or error}") from error
+        self._servers.append(server)
 
     def close(self) -> None:
         """Listen no more."""

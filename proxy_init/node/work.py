@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
+from ..config import warnings
 from ..config.config import Mode, settle
 from ..errors import ApplyFailed, BadCall, ProxyInitError
 from ..frozen import frozen, replace
-from ..kernel import diagnose, enforce, legacy_steps, nft_steps
+from ..kernel import apply, choice, diagnose, enforce, legacy_steps, nft_steps
 from ..kernel.backend import Backend
 from ..kernel.findings import Finding
 from ..kernel.nftables import bridge, trials
@@ -25,13 +26,24 @@ from ..kernel.system.lock import xtables_lock
 from ..kernel.system.namespace import enter
 from ..kernel.system.workers import Worker
 from ..log import logger
-from ..rules import nftables_text
+from ..rules import counts
 from .pod_config import pod_config
 
 _OWN = "/proc/self/ns/net"
 _MOST_LINES, _MOST_CHARACTERS = 10, 300
-LOADED = (diagnose, legacy_steps, nft_steps, bridge, trials, rtnetlink, nftables_text)
-"""What a child would load by itself, each for its own."""
+LOADED = (
+    warnings,
+    apply,
+    bridge,
+    choice,
+    counts,
+    diagnose,
+    legacy_steps,
+    nft_steps,
+    rtnetlink,
+    trials,
+)
+"""What each child would otherwise load by itself."""
 
 
 @frozen
@@ -83,6 +95,21 @@ async def carry_out(job: Job, seconds: float, close: Sequence[int] = ()) -> Outc
 
     It may be cancelled: the child is killed, which leaves each table whole.
     """
+    try:
+        return await _in_child(job, seconds, close)
+    except OSError as error:
+        return Outcome("failed", f"the agent has no room for another process: {error.strerror}")
+    except ProxyInitError as error:
+        return Outcome("failed", short(str(error)))
+    except RuntimeError as bug:
+        for line in str(bug).splitlines():
+            logger.error("%s: %s", job.netns, line)
+        last = str(bug).rstrip().rpartition("\n")[2]
+        words = f"this is a bug in proxy-init, please report it: {last}"
+        return Outcome("failed", short(words))
+
+
+async def _in_child(job: Job, seconds: float, close: Sequence[int]) -> Outcome:
     with Worker(job.netns, partial(_steps, job, close)) as worker:
         worker.ask()
         try:
@@ -94,10 +121,7 @@ async def carry_out(job: Job, seconds: float, close: Sequence[int] = ()) -> Outc
         except BaseException:
             worker.kill()
             raise
-        try:
-            return worker.answer()
-        except ProxyInitError as error:
-            return Outcome("failed", short(str(error)))
+        return worker.answer()
 
 
 async def _readable(descriptor: int) -> None:
@@ -147,16 +171,16 @@ def _done(job: Job) -> Outcome:
 
     # The file of the namespace is a lock that all agents see.
     with xtables_lock(config.lock_file, config.wait):
-        choice, rulesets = enforce.chosen(config, rulesets)
+        chosen, rulesets = enforce.chosen(config, rulesets)
         try:
-            changed = enforce.enforce(config, rulesets, choice, decide)
+            changed = enforce.enforce(config, rulesets, chosen, decide)
         except _Keep:
-            return Outcome("kept", backend=choice.backend.value)
+            return Outcome("kept", backend=chosen.backend.value)
     used = [ruleset for ruleset in rulesets if ruleset.tables]
     return Outcome(
         ("cleaned" if job.clean else "applied") if changed else "unchanged",
         replaced=replaced,
-        backend=choice.backend.value,
+        backend=chosen.backend.value,
         families=",".join(ruleset.family.title for ruleset in used) or "none",
         rules=sum(len(ruleset.rules) for ruleset in used),
         warnings=tuple(_cut(line) for line in config.warnings[:_MOST_LINES]),

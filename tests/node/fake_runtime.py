@@ -86,6 +86,12 @@ class Plugin:
 
     def call_with(self, method: str, payload: bytes, seconds: float = SECONDS) -> bytes:
         """The same, with whatever bytes."""
+        self.begin(method, payload, seconds)
+        self.connection.settimeout(seconds)
+        return self.finish()
+
+    def begin(self, method: str, payload: bytes, seconds: float = SECONDS) -> None:
+        """The first half of a call; `seconds` is the time limit that the plugin is told."""
         self.calls += 2
         request = Request(
             service="nri.pkg.api.v1alpha1.Plugin",
@@ -94,7 +100,9 @@ class Plugin:
             timeout_nano=int(seconds * 1e9),
         )
         self.send(PLUGIN, self.calls - 1, 1, request.SerializeToString())
-        self.connection.settimeout(seconds)
+
+    def finish(self) -> bytes:
+        """The second half: the answer."""
         number, answered = self.receive(PLUGIN)
         assert number == self.calls - 1
         response = Response.FromString(answered)
@@ -115,6 +123,10 @@ class Plugin:
         request = CreateContainerRequest(pod=pod, container=container)
         answer = CreateContainerResponse.FromString(self.call("CreateContainer", request))
         return dict(answer.adjust.annotations)
+
+    def begin_run(self, pod: PodSandbox, seconds: float = SECONDS) -> None:
+        """The first half of `run`."""
+        self.begin("RunPodSandbox", PodRequest(pod=pod).SerializeToString(), seconds)
 
     def remove(self, pod: PodSandbox) -> None:
         """A pod is gone."""
@@ -165,13 +177,15 @@ class FakeRuntime:
         path.unlink(missing_ok=True)
         self.socket.bind(str(path))
         self.socket.listen()
+        self.accepted: list[Plugin] = []
 
     def accept(self, seconds: float = 20.0) -> Plugin:
         """The next plugin that connects."""
         self.socket.settimeout(seconds)
         connection, _ = self.socket.accept()
         connection.settimeout(seconds)
-        return Plugin(connection)
+        self.accepted.append(Plugin(connection))
+        return self.accepted[-1]
 
     def plugin(
         self, pods: Sequence[PodSandbox] = (), containers: Sequence[Container] = ()
@@ -183,6 +197,8 @@ class FakeRuntime:
 
     def close(self) -> None:
         """End, as a runtime that is stopped."""
+        for plugin in self.accepted:
+            plugin.close()
         self.socket.close()
 
 
