@@ -1,3 +1,4 @@
+#!/usr/bin/python3.13
 """A web application: `serve` answers with what it saw, `get` and `keep` ask.
 
 serve PORT      answer requests, by IPv4 and IPv6

@@ -23,7 +23,8 @@ SECONDS = 900.0  # for a first build, with all downloads, on a machine that has 
 PROXY_INIT = "registry.example.com/proxy-init:0.1.0"
 APP = "registry.example.com/app:1"
 ENVOY = "registry.example.com/envoy:1"
-_BUILD_STAGE = "localhost/proxy-init-build"
+PAUSE = "registry.example.com/pause:1"
+ALL_IMAGES = (PROXY_INIT, APP, ENVOY, PAUSE)
 
 
 def build_images() -> Path:
@@ -33,11 +34,11 @@ def build_images() -> Path:
     """
     with builder() as environment:
         _run(environment, ROOT / "scripts/image", PROXY_INIT)
-        _run(environment, ROOT / "scripts/image", _BUILD_STAGE, "--target", "build")
         with TemporaryDirectory() as context:
             shutil.copy(ROOT / "netns-fixtures/images/app.py", context)
             shutil.copy(str(files("envoy._bin") / "envoy"), context)
-            for name, target in ((APP, "app"), (ENVOY, "envoy")):
+            shutil.copy(_program("catatonit"), context)
+            for name, target in ((APP, "app"), (ENVOY, "envoy"), (PAUSE, "pause")):
                 _run(
                     environment,
                     *("podman", "build", "--quiet", "--isolation", "chroot", "--pull-never"),
@@ -46,6 +47,23 @@ def build_images() -> Path:
                 )
         _run(environment, "podman", "image", "prune", "--force")
     return KEPT / "store"
+
+
+def save_images() -> Path:
+    """Build what has changed, and give one file with all images, for other runtimes to import.
+
+    Raises CalledProcessError, as `build_images`.
+    """
+    build_images()
+    saved, stamp = KEPT / "images.tar", KEPT / "images.stamp"
+    with builder() as environment:
+        ids = _run(environment, "podman", "image", "inspect", "--format", "{{.Id}}", *ALL_IMAGES)
+        if not saved.exists() or not stamp.exists() or stamp.read_text() != ids:
+            stamp.unlink(missing_ok=True)
+            saved.unlink(missing_ok=True)  # podman adds to what is there
+            _run(environment, "podman", "save", "-q", "-m", "-o", saved, *ALL_IMAGES)
+            stamp.write_text(ids)
+    return saved
 
 
 @contextmanager
@@ -58,7 +76,13 @@ def builder() -> Iterator[Mapping[str, str]]:
             yield environment
 
 
-def _run(environment: Mapping[str, str], *command: str | Path) -> None:
+def _program(name: str) -> str:
+    path = shutil.which(name)
+    assert path, f"{name}: scripts/bootstrap containers installs it"
+    return path
+
+
+def _run(environment: Mapping[str, str], *command: str | Path) -> str:
     done = subprocess.run(
         command,
         env=environment,
@@ -71,3 +95,4 @@ def _run(environment: Mapping[str, str], *command: str | Path) -> None:
     if done.returncode != 0:
         print(done.stdout, file=sys.stderr)
         done.check_returncode()
+    return done.stdout

@@ -72,7 +72,7 @@ def url(address: str, port: int = APP_PORT) -> str:
 
 def get(pod: RunningPod, where: str) -> dict[str, Any]:
     """What the application of a Pod is answered: by whom, and what it was asked with."""
-    asked = pod.execute("app", "python3", "/app.py", "get", where)
+    asked = pod.execute("app", "/app.py", "get", where)
     assert asked.returncode == 0, asked.stderr
     answer: dict[str, Any] = json.loads(asked.stdout)
     return answer

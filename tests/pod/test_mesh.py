@@ -138,7 +138,7 @@ def test_a_second_run_in_a_running_pod_disturbs_nothing(
 ) -> None:
     server = mesh[kind]
     before = requests(client, server)
-    keep = ("python3", "/app.py", "keep", url(server.addresses[4]))
+    keep = ("/app.py", "keep", url(server.addresses[4]))
     with subprocess.Popen(
         node.command("exec", "--interactive", f"{client.name}-app", *keep),
         env=node.environment,

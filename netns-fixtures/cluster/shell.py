@@ -1,0 +1,41 @@
+"""A shell inside the place: python -m cluster.shell kubernetes|containerd"""
+
+import os
+import subprocess
+import sys
+
+from cluster import programs
+from cluster.containerd import start_containerd
+from cluster.kubernetes import KUBECONFIG, start_kubernetes
+
+WELCOME = """\
+cluster: it is up, and ends with this shell. {programs}
+cluster: image of the agent and the init container: registry.example.com/proxy-init:0.1.0;
+cluster: Pods to apply: netns-fixtures/manifests/envoy.yaml first, then sidecar.yaml and others"""
+
+
+def main() -> int:
+    """Start what the argument names, and a shell; gives its exit status."""
+    with_kubernetes = sys.argv[1] == "kubernetes"
+    containerd = start_containerd()
+    if with_kubernetes:
+        start_kubernetes(containerd)
+    found = (
+        "kubectl, crictl and ctr are on PATH." if with_kubernetes else "crictl and ctr are on PATH."
+    )
+    print(WELCOME.format(programs=found), file=sys.stderr)
+    directories = (
+        programs.KUBERNETES,
+        programs.CRICTL.parent,
+        programs.containerd(containerd.version),
+    )
+    environment = os.environ | {
+        "PATH": ":".join([*map(str, directories), os.environ["PATH"]]),
+        "KUBECONFIG": str(KUBECONFIG),
+        "CONTAINERD_NAMESPACE": "k8s.io",
+    }
+    return subprocess.run([os.environ.get("SHELL", "/bin/sh")], env=environment).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
