@@ -38,12 +38,11 @@ def main() -> int:
         help="the version of containerd to start with (default: %(default)s)",
     )
     options, words = parser.parse_known_args()
-    if options.shell and words:
-        parser.error(f"--shell takes no arguments of pytest's: {' '.join(words)}")
-    # For anything but containerd alone: all.
-    needed = [f"containerd-{options.containerd}", programs.CRICTL_MODULE]
-    if options.shell != "containerd":
-        needed = []
+    if words and options.shell:
+        parser.error(f"only pytest takes such arguments: {' '.join(words)}")
+    needed: list[str] = []  # all
+    if options.shell == "containerd":
+        needed = [f"containerd-{options.containerd}", programs.CRICTL_MODULE]
     leave_blocks_on_signals()
     try:
         programs.build_programs(*needed)

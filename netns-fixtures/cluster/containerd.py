@@ -5,7 +5,8 @@ Its paths are the usual ones: /run/containerd/containerd.sock, /run/nri/nri.sock
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from cluster import daemon, programs
@@ -135,11 +136,15 @@ class Containerd:
         (cni / "10-pods.conflist").write_text(json.dumps(CNI))
 
 
-def start_containerd(version: str | None = None) -> Containerd:
-    """containerd alone, in the place that this process runs in; by default the version that
-    tests/cluster/run was called with."""
+@contextmanager
+def running_containerd(version: str = "") -> Iterator[Containerd]:
+    """containerd alone, in the place that this process runs in, until the block ends; by default
+    the version that tests/cluster/run was called with. Raises NotReady, with the end of its log."""
     place = here()
     assert place, "tests/cluster/run runs this, in namespaces of its own"
     containerd = Containerd(place, version or os.environ["CONTAINERD_VERSION"])
-    containerd.start()
-    return containerd
+    try:
+        containerd.start()
+        yield containerd
+    finally:
+        containerd.stop()

@@ -18,7 +18,7 @@ class NotReady(Exception):
     """Something did not come up in time; says what it said last."""
 
 
-def until(answer: Callable[[], T], *, seconds: float = READY_SECONDS, what: str = "") -> T:
+def until(answer: Callable[[], T | None], *, seconds: float = READY_SECONDS, what: str = "") -> T:
     """Wait until `answer` gives something true without an error, and give it back.
 
     Raises NotReady after `seconds`, from the last error.

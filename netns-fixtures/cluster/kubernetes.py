@@ -4,15 +4,17 @@ The cluster has no kube-proxy and no DNS: pods reach each other and the node by 
 """
 
 import json
+import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cluster import daemon, programs
-from cluster.containerd import SOCKET, Containerd, start_containerd
+from cluster.containerd import SOCKET, Containerd
 from cluster.daemon import Daemon, until
 from cluster.place import Place, here
 
@@ -29,9 +31,10 @@ TOKEN = "administrator"  # good for nothing outside of these namespaces
 class Cluster:
     """A cluster that is up: kubectl, and its parts to stop and start."""
 
-    def __init__(self, containerd: Containerd, kubelet: Daemon) -> None:
+    def __init__(self, place: Place, containerd: Containerd) -> None:
         self.containerd = containerd
-        self.kubelet = kubelet
+        self.kubelet = _daemon(place, _kubelet(), port=10248)
+        self._place = place
 
     def kubectl(self, *args: str, stdin: str = "", timeout: float = 120.0) -> str:
         """What kubectl prints. Raises CommandFailed."""
@@ -99,29 +102,40 @@ class Cluster:
         self.kubelet.stop()
         self.containerd.remove_pods()
         self.containerd.stop()
-        self.containerd = start_containerd(version)
+        self.containerd = Containerd(self._place, version)
+        self.containerd.start()
         self.kubelet.start()
         self.delete("pods")
 
 
-def start_kubernetes(containerd: Containerd) -> Cluster:
-    """A cluster on a containerd that is up. Raises NotReady, with the end of a log."""
+@contextmanager
+def running_kubernetes(containerd: Containerd) -> Iterator[Cluster]:
+    """A cluster on a containerd that is up, until the block ends. Raises NotReady, with the end of
+    a log."""
     place = here()
     assert place
     _write_files(place)
-    kubelet = _daemon(place, _kubelet(), port=10248)
-    cluster = Cluster(containerd, kubelet)
+    cluster = Cluster(place, containerd)
     etcd, apiserver, controllers, scheduler = _control_plane()
-    _daemon(place, etcd, port=2379).start()
-    _daemon(place, apiserver, port=6443).start()
-    until(lambda: cluster.kubectl("get", "--raw", "/readyz"), what="the API server is not ready")
-    _daemon(place, controllers, port=10257).start()
-    _daemon(place, scheduler, port=10259).start()
-    kubelet.start()
-    until(lambda: cluster.get("serviceaccount", "default"), what="no default service account")
-    until(lambda: cluster.get("node", "node"), what="kubelet did not register the node")
-    cluster.wait("node", "node")
-    return cluster
+    with ExitStack() as stack:
+        _start(stack, _daemon(place, etcd, port=2379))
+        _start(stack, _daemon(place, apiserver, port=6443))
+        until(
+            lambda: cluster.kubectl("get", "--raw", "/readyz"), what="the API server is not ready"
+        )
+        _start(stack, _daemon(place, controllers, port=10257))
+        _start(stack, _daemon(place, scheduler, port=10259))
+        _start(stack, cluster.kubelet)
+        until(lambda: cluster.get("serviceaccount", "default"), what="no default service account")
+        until(lambda: cluster.get("node", "node"), what="kubelet did not register the node")
+        cluster.wait("node", "node")
+        yield cluster
+        cluster.containerd.stop()  # perhaps of another version by now
+
+
+def _start(stack: ExitStack, daemon: Daemon) -> None:
+    stack.callback(daemon.stop, signal.SIGKILL)  # nothing of it is needed again
+    daemon.start()
 
 
 def _daemon(place: Place, command: Sequence[str], *, port: int) -> Daemon:
@@ -198,6 +212,7 @@ def _write_files(place: Place) -> None:
         "resolvConf": "/etc/resolv.conf",
         "volumePluginDir": "/var/lib/kubelet/volume-plugins",
         "maxPods": 200,
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},  # tests would wait for minutes
         # However full the machine's disk is: an image that was deleted could not be pulled.
         "imageGCHighThresholdPercent": 100,
         "evictionHard": {"memory.available": "1%"},

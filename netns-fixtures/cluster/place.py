@@ -70,6 +70,9 @@ def here() -> Place | None:
 @contextmanager
 def make_place() -> Iterator[Place]:
     """A place, until the block ends; its logs stay in LOGS. Takes root: OSError."""
+    for left in (KEPT / "run").glob("proxy-init-*-*"):
+        if not Path("/proc", left.name.split("-")[2]).exists():  # its maker was killed with -9
+            _remove(left)
     directory = KEPT / "run" / f"proxy-init-{os.getpid()}-{secrets.token_hex(3)}"
     (directory / "logs").mkdir(parents=True)
     place = Place(directory)
@@ -78,11 +81,15 @@ def make_place() -> Iterator[Place]:
             _make_cgroup(hierarchy, directory.name)
         yield place
     finally:
-        for hierarchy in _hierarchies():
-            _remove_cgroup(hierarchy / directory.name)
         shutil.rmtree(LOGS, ignore_errors=True)
-        shutil.move(directory / "logs", LOGS)
-        shutil.rmtree(directory)
+        shutil.copytree(directory / "logs", LOGS)
+        _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    for hierarchy in _hierarchies():
+        _remove_cgroup(hierarchy / directory.name)
+    shutil.rmtree(directory)
 
 
 def _hierarchies() -> list[Path]:

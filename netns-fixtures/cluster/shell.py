@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 
 from cluster import programs
-from cluster.containerd import start_containerd
-from cluster.kubernetes import KUBECONFIG, start_kubernetes
+from cluster.containerd import running_containerd
+from cluster.kubernetes import KUBECONFIG, running_kubernetes
 
 WELCOME = """\
 cluster: it is up, and ends with this shell. {programs}
@@ -16,25 +17,24 @@ cluster: Pods to apply: netns-fixtures/manifests/envoy.yaml first, then sidecar.
 
 def main() -> int:
     """Start what the argument names, and a shell; gives its exit status."""
-    with_kubernetes = sys.argv[1] == "kubernetes"
-    containerd = start_containerd()
-    if with_kubernetes:
-        start_kubernetes(containerd)
-    found = (
-        "kubectl, crictl and ctr are on PATH." if with_kubernetes else "crictl and ctr are on PATH."
-    )
-    print(WELCOME.format(programs=found), file=sys.stderr)
-    directories = (
-        programs.KUBERNETES,
-        programs.CRICTL.parent,
-        programs.containerd(containerd.version),
-    )
-    environment = os.environ | {
-        "PATH": ":".join([*map(str, directories), os.environ["PATH"]]),
-        "KUBECONFIG": str(KUBECONFIG),
-        "CONTAINERD_NAMESPACE": "k8s.io",
-    }
-    return subprocess.run([os.environ.get("SHELL", "/bin/sh")], env=environment).returncode
+    with ExitStack() as stack:
+        containerd = stack.enter_context(running_containerd())
+        found = "crictl and ctr are on PATH."
+        if sys.argv[1] == "kubernetes":
+            stack.enter_context(running_kubernetes(containerd))
+            found = f"kubectl, {found}"
+        print(WELCOME.format(programs=found), file=sys.stderr)
+        directories = (
+            programs.KUBERNETES,
+            programs.CRICTL.parent,
+            programs.containerd(containerd.version),
+        )
+        environment = os.environ | {
+            "PATH": ":".join([*map(str, directories), os.environ["PATH"]]),
+            "KUBECONFIG": str(KUBECONFIG),
+            "CONTAINERD_NAMESPACE": "k8s.io",
+        }
+        return subprocess.run([os.environ.get("SHELL", "/bin/sh")], env=environment).returncode
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 #!/usr/bin/python3.13
-"""A web application: `serve` answers with what it saw, `get` and `keep` ask.
+"""A web application: `serve` answers with what it saw, `get`, `insist`, `poll` and `keep` ask.
 
 serve PORT      answer requests, by IPv4 and IPv6
 get URL         one request, its answer on stdout
+insist URL      the same again and again, from its start on, until there is an answer
+poll URL        the same, and then once a second until it is killed
 keep URL        requests until stdin ends, over one connection that is kept and over a new one each
                 time; on stdout `started`, and at the end how many of each, and what went wrong
 """
@@ -12,6 +14,7 @@ import os
 import select
 import socket
 import sys
+import time
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -53,6 +56,22 @@ def ask(connection: HTTPConnection, url: str) -> str:
     return text
 
 
+def insist(url: str) -> None:
+    while True:
+        try:
+            print(ask(connection_to(url), url), flush=True)
+            return
+        except OSError as error:
+            print(error, file=sys.stderr, flush=True)
+            time.sleep(0.05)
+
+
+def poll(url: str) -> None:
+    while True:
+        insist(url)
+        time.sleep(1)
+
+
 def keep(url: str) -> None:
     kept = connection_to(url)
     kept.connect()
@@ -79,6 +98,10 @@ def main() -> None:
         Server(("::", int(value)), Handler).serve_forever()
     elif command == "get":
         print(ask(connection_to(value), value))
+    elif command == "insist":
+        insist(value)
+    elif command == "poll":
+        poll(value)
     else:
         keep(value)
 

@@ -4,27 +4,30 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster.containerd import Containerd, start_containerd
-from cluster.kubernetes import Cluster, start_kubernetes
+from cluster.containerd import Containerd, running_containerd
+from cluster.kubernetes import Cluster, running_kubernetes
 from cluster.place import here
+from tests.cluster.mesh import new_pods_deleted
 
 collect_ignore_glob = [] if here() else ["test_*.py"]
 
 
 @pytest.fixture(scope="session")
-def containerd() -> Containerd:
+def containerd() -> Iterator[Containerd]:
     """containerd with the images, and no Kubernetes."""
-    return start_containerd()
+    with running_containerd() as containerd:
+        yield containerd
 
 
 @pytest.fixture(scope="session")
-def cluster(containerd: Containerd) -> Cluster:
+def cluster(containerd: Containerd) -> Iterator[Cluster]:
     """Kubernetes on this containerd: one node, which is ready."""
-    return start_kubernetes(containerd)
+    with running_kubernetes(containerd) as cluster:
+        yield cluster
 
 
 @pytest.fixture
 def pods(cluster: Cluster) -> Iterator[Cluster]:
     """The cluster, for a test whose pods are deleted after it."""
-    yield cluster
-    cluster.delete("pods")
+    with new_pods_deleted(cluster):
+        yield cluster

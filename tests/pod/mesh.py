@@ -7,12 +7,13 @@ from collections.abc import Callable
 from http.client import HTTPConnection
 from typing import Any
 
-from node import Manifest, Node, RunningPod, read_manifest
+from node import OUTSIDE, Manifest, Node, RunningPod, read_manifest
 from pods import namespace
 
 READY_SECONDS = 20.0
 APP_PORT = 8080
 ADMIN_PORT = 15000
+READY_PORT = 15021
 
 
 def sidecar(manifest: str, name: str, **flags: str) -> Manifest:
@@ -38,6 +39,28 @@ def init_container(pod: Manifest) -> Manifest:
     """The first init container of a Pod."""
     container: Manifest = pod["spec"]["initContainers"][0]
     return container
+
+
+EXCLUDED, CAPTURED = OUTSIDE
+MANIFESTS = {
+    # In both families, and leaves alone what goes to EXCLUDED.
+    "client": sidecar("sidecar.yaml", "client", x=f"{EXCLUDED}/32", dual_stack="true"),
+    "today's": sidecar("sidecar.yaml", "today"),
+    "TPROXY": sidecar("tproxy.yaml", "tproxy"),
+    "1.0's": sidecar("sidecar-1.0.yaml", "one-zero"),
+    "dual": sidecar("sidecar.yaml", "dual", dual_stack="true"),
+    "dual TPROXY": sidecar("tproxy.yaml", "dual-tproxy", dual_stack="true"),
+}
+CLIENT = "the client's own address"
+SEEN = {
+    ("today's", 4): "127.0.0.6",
+    ("TPROXY", 4): CLIENT,
+    ("1.0's", 4): "127.0.0.1",
+    ("dual", 4): "127.0.0.6",
+    ("dual", 6): "::6",
+    ("dual TPROXY", 4): CLIENT,
+    ("dual TPROXY", 6): CLIENT,
+}
 
 
 def start(node: Node, pod: Manifest) -> RunningPod:

@@ -10,32 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from node import OUTSIDE, Node, RunningPod
+from node import Node, RunningPod
 from pods import namespace
-from tests.pod.mesh import APP_PORT, fetch, get, requests, sidecar, start, until, url
+from tests.pod.mesh import (
+    APP_PORT,
+    CAPTURED,
+    CLIENT,
+    EXCLUDED,
+    MANIFESTS,
+    READY_PORT,
+    SEEN,
+    fetch,
+    get,
+    requests,
+    start,
+    until,
+    url,
+)
 
 APP = Path(__file__).resolve().parents[2] / "netns-fixtures/images/app.py"
-READY_PORT = 15021
-EXCLUDED, CAPTURED = OUTSIDE
-MANIFESTS = {
-    # In both families, and leaves alone what goes to EXCLUDED.
-    "client": sidecar("sidecar.yaml", "client", x=f"{EXCLUDED}/32", dual_stack="true"),
-    "today's": sidecar("sidecar.yaml", "today"),
-    "TPROXY": sidecar("tproxy.yaml", "tproxy"),
-    "1.0's": sidecar("sidecar-1.0.yaml", "one-zero"),
-    "dual": sidecar("sidecar.yaml", "dual", dual_stack="true"),
-    "dual TPROXY": sidecar("tproxy.yaml", "dual-tproxy", dual_stack="true"),
-}
-CLIENT = "the client's own address"
-SEEN = {
-    ("today's", 4): "127.0.0.6",
-    ("TPROXY", 4): CLIENT,
-    ("1.0's", 4): "127.0.0.1",
-    ("dual", 4): "127.0.0.6",
-    ("dual", 6): "::6",
-    ("dual TPROXY", 4): CLIENT,
-    ("dual TPROXY", 6): CLIENT,
-}
 
 
 class Mesh(dict[str, RunningPod]):
