@@ -118,15 +118,20 @@ def our_listing(name: str, table: str, family: Family) -> str:
     words = ["nft", "--stateless", "list", "ruleset", "inet"]
     text = namespace.run(name, words).stdout
     found = re.search(rf"^table inet istio-proxy-{table} {{\n(.*?)^}}\n", text, re.M | re.S)
-    other = _OF_IPV6 if family is Family.V4 else _OF_IPV4
     chains = []
     for title, content in re.findall(
         r"^\tchain (\S+) {\n(.*?)^\t}\n", found[1] if found else "", re.M | re.S
     ):
-        rules = [line.strip() for line in content.splitlines() if not other.search(line)]
+        lines = map(str.strip, content.splitlines())
+        rules = [line for line in lines if not is_of_other_family(line, family)]
         if [rule for rule in rules if not rule.startswith("type ")]:
             chains.append("\n".join((f"chain {title}", *rules, "")))
     return "".join(sorted(chains))
+
+
+def is_of_other_family(rule: str, family: Family) -> bool:
+    """Whether a rule of a table of both families, as nft lists it, is not for this one."""
+    return bool((_OF_IPV6 if family is Family.V4 else _OF_IPV4).search(rule))
 
 
 _OF_IPV4 = re.compile(r"\bip (saddr|daddr)\b|\bnfproto ipv4\b|\btproxy ip to\b")
