@@ -6,13 +6,13 @@ import pytest
 
 from pods import ENVIRONMENT, TIMEOUT, connect, listener, make_pod, namespace
 from proxy_init.rules.model import Family
+from tests.our_rules import change_rules
 from tests.running import (
     backend_under_test,
     both_backends,
     fresh_namespace,
     program,
     run_in,
-    with_legacy_tables,
 )
 from tests.schemas import read_json
 
@@ -27,7 +27,6 @@ def explained(name: str, *options: str) -> dict[str, Any]:
     return found
 
 
-@with_legacy_tables
 @both_backends
 def test_a_foreign_rule_in_the_way_is_seen_and_the_kernel_agrees() -> None:
     with (
@@ -36,13 +35,15 @@ def test_a_foreign_rule_in_the_way_is_seen_and_the_kernel_agrees() -> None:
         listener(pod.outside, "outside", (80, 443)),
     ):
         assert run_in(pod.namespace, *FLAGS).status == 0
-        for words in (
-            "-I OUTPUT -d 198.51.100.0/24 -p tcp --dport 443 -j ACCEPT",
-            "-I ISTIO_OUTPUT -p tcp -m statistic --mode nth --every 1000000 --packet 9 -j RETURN",
-        ):
-            pod.run(
-                [program(Family.V4), "-t", "nat", *words.split()], env=ENVIRONMENT
-            ).check_returncode()
+        in_the_way = "-I OUTPUT 1 -d 198.51.100.0/24 -p tcp -m tcp --dport 443 -j ACCEPT"
+        change_rules(pod.namespace, Family.V4, "-t", "nat", *in_the_way.split())
+        if backend_under_test() == "legacy":
+            not_known = "-p tcp -m statistic --mode nth --every 1000000 --packet 9 -j RETURN"
+            rule = [program(Family.V4), "-t", "nat", "-I", "ISTIO_OUTPUT", *not_known.split()]
+        else:
+            not_known = "meta l4proto tcp numgen inc mod 1000000 9 return"
+            rule = ["nft", f"insert rule inet istio-proxy-nat istio-output {not_known}"]
+        pod.run(rule, env=ENVIRONMENT).check_returncode()
         for port, verdict, who in ((443, "direct", "outside"), (80, "captured", "proxy")):
             to = ("--to", f"198.51.100.7:{port}")
             assert explained(pod.namespace, *to)["verdict"] == "captured"  # as the flags ask

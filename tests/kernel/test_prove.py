@@ -33,7 +33,8 @@ from proxy_init.rules.iptables_save import ruleset_text
 from proxy_init.rules.model import Family, Ruleset
 from proxy_init.rulesets import build
 from tests.damaged_rules import damaged
-from tests.running import both_backends, program, restored, run_in, with_legacy_tables
+from tests.our_rules import change_rules
+from tests.running import both_backends, program, restored, run_in
 
 OUTBOUND, INBOUND, TUNNEL = 15001, 15006, 15008
 ELSEWHERE = (22, 53, 80, 443, 8080, TUNNEL)
@@ -130,7 +131,6 @@ def test_the_kernel_confirms_a_counterexample_of_damaged_rules(
     assert confirmed >= 30, confirmed
 
 
-@with_legacy_tables
 @both_backends
 def test_live_rules_are_held_against_what_the_flags_promise(pod: Pod) -> None:
     assert run_in(pod.namespace, *FLAGS).status == 0
@@ -139,8 +139,8 @@ def test_live_rules_are_held_against_what_the_flags_promise(pod: Pod) -> None:
         "-A ISTIO_OUTPUT -m owner --uid-owner 1337 -j RETURN",
         "-A OUTPUT -j ISTIO_OUTPUT",
     ):
-        delete = [program(Family.V4), "-t", "nat", *rule.replace("-A", "-D", 1).split()]
-        assert pod.run(delete, env=ENVIRONMENT).returncode == 0
+        delete = rule.replace("-A", "-D", 1).split()
+        change_rules(pod.namespace, Family.V4, "-t", "nat", *delete)
         result = run_in(pod.namespace, "prove", "--live", *FLAGS)
         assert result.status == 3
         assert "Not every promise holds" in result.stdout

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import pytest
 
 from pods import (
-    ENVIRONMENT,
     REFUSED,
     TIMEOUT,
     Endpoint,
@@ -25,7 +24,8 @@ from pods import (
 )
 from pods.traffic import Protocol
 from proxy_init.rules.model import Family
-from tests.running import both_backends, program, run_in, with_legacy_tables
+from tests.our_rules import change_rules
+from tests.running import both_backends, run_in
 
 pytestmark = both_backends
 
@@ -373,7 +373,6 @@ def test_the_application_answers_the_client_by_way_of_the_proxy(
             assert answer.peer.port != answer.via.peer.port
 
 
-@with_legacy_tables
 @each_version
 def test_without_the_restored_mark_the_application_answers_past_the_proxy(version: int) -> None:
     """So that the test above is known to see it."""
@@ -383,17 +382,11 @@ def test_without_the_restored_mark_the_application_answers_past_the_proxy(versio
         forwarder(pod.namespace, "inbound", 15006, uid=0, gid=1337, mark=MARK),
     ):
         assert run_in(pod.namespace, *ALL).status == 0
-        restore = ("-p", "tcp", "-m", "connmark", "--mark", f"{MARK}", "-j", "CONNMARK")
-        delete = [
-            program(Family(version)),
-            "-t",
-            "mangle",
-            "-D",
-            "OUTPUT",
-            *restore,
-            "--restore-mark",
-        ]
-        pod.run(delete, env=ENVIRONMENT).check_returncode()
+        restore = (
+            f"-D OUTPUT -p tcp -m connmark --mark {MARK:#x} "
+            "-j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff"
+        )
+        change_rules(pod.namespace, Family(version), "-t", "mangle", *restore.split())
         answer = connect(pod.outside, pod.address(version), 8080, timeout=0.5)
         assert answer.who == TIMEOUT
 

@@ -33,6 +33,7 @@ from proxy_init.rules.model import Family
 from proxy_init.rulesets import build
 from tests.fault_injection import NET_ADMIN, NET_RAW, run_with, told
 from tests.foreign import run
+from tests.our_rules import change_rules
 from tests.running import (
     BOTH,
     Result,
@@ -420,7 +421,6 @@ def test_a_container_that_only_probes_passes_where_all_is_in_place(mode: str, po
     assert held(pod) == before
 
 
-@with_legacy_tables
 @both_modes
 def test_an_init_container_cannot_be_the_proxy_and_notices_all_the_same(
     mode: str, pod: Pod
@@ -435,7 +435,7 @@ def test_an_init_container_cannot_be_the_proxy_and_notices_all_the_same(
     assert "the proxy to its own pod" in {each["name"] for each in probes(result, "not made")}
     inbound = ("-t", "mangle" if mode == "TPROXY" else "nat", "-F", "PREROUTING")
     for lost in (inbound, ("-t", "nat", "-F", "OUTPUT")):
-        iptables(pod, Family.V4, *lost)
+        change_rules(pod.namespace, Family.V4, *lost)
         call = ("validate", *flags, *SOON)
         damaged = run_with(pod.namespace, *call, uid=0, capabilities=may)
         assert probes(damaged, "failed"), lost
@@ -445,7 +445,6 @@ def test_an_init_container_cannot_be_the_proxy_and_notices_all_the_same(
 # Where the proxy is at work already.
 
 
-@with_legacy_tables
 @both_modes
 def test_the_ports_of_a_proxy_that_runs_are_left_to_it(mode: str, pod: Pod) -> None:
     flags = (*USUAL, "--ipv6", "-m", mode, "-O", "json")
@@ -464,7 +463,7 @@ def test_the_ports_of_a_proxy_that_runs_are_left_to_it(mode: str, pod: Pod) -> N
         known = ("before its owner could be identified", "another process has port ")
         assert [reason for reason in reasons if not any(each in reason for each in known)] == []
         for lost in ("ISTIO_REDIRECT", "ISTIO_OUTPUT"):
-            iptables(pod, Family.V4, "-t", "nat", "-F", lost)
+            change_rules(pod.namespace, Family.V4, "-t", "nat", "-F", lost)
             assert probes(run_in(pod.namespace, "validate", *flags, *SOON), "failed"), lost
 
 
@@ -481,10 +480,10 @@ def test_of_an_agent_that_runs_nothing_is_said(pod: Pod) -> None:
 # How it ends, and what it leaves.
 
 
-@with_legacy_tables
 def test_a_probe_that_fails_says_what_was_expected_and_how_to_see_why(pod: Pod) -> None:
     applied(pod, *USUAL, "--ipv6")
-    iptables(pod, Family.V6, "-t", "nat", "-D", "ISTIO_OUTPUT", "-j", "ISTIO_REDIRECT")
+    lost = ("-D", "ISTIO_OUTPUT", "-j", "ISTIO_REDIRECT")
+    change_rules(pod.namespace, Family.V6, "-t", "nat", *lost)
     result = run_in(pod.namespace, "validate", *USUAL, "--ipv6", *SOON)
     assert result.status == 126
     assert "(expected: captured on port 15001)" in " ".join(result.stdout.split())
