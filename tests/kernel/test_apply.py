@@ -24,12 +24,13 @@ from tests.foreign import (
     tables_made,
     with_counts,
 )
+from tests.our_rules import change_rules
 from tests.running import (
     BOTH,
     Result,
+    backend_under_test,
     both_backends,
     counted_by_programs,
-    program,
     run_in,
     saved,
     with_legacy_tables,
@@ -405,7 +406,6 @@ def test_no_reconcile_is_content_where_nothing_differs_or_nothing_is_there(
         assert summary(applied(fresh, *ALL, "--no-reconcile"))["result"] == result
 
 
-@with_legacy_tables
 @pytest.mark.parametrize(
     "change",
     [
@@ -413,7 +413,7 @@ def test_no_reconcile_is_content_where_nothing_differs_or_nothing_is_there(
         ("-F", "ISTIO_REDIRECT"),
         ("-D", "PREROUTING", "-p", "tcp", "-j", "ISTIO_INBOUND"),
         ("-A", "OUTPUT", "-j", "ISTIO_OUTPUT"),
-        ("-I", "ISTIO_INBOUND", "-p", "tcp", "--dport", "22", "-j", "RETURN"),
+        ("-I", "ISTIO_INBOUND", "1", "-p", "tcp", "-m", "tcp", "--dport", "22", "-j", "RETURN"),
         ("-N", "ISTIO_STRAY"),
     ],
     ids=" ".join,
@@ -424,12 +424,13 @@ def test_what_somebody_did_to_our_rules_is_noticed_and_put_right(
 ) -> None:
     applied(fresh, *ALL)
     good = rules(fresh)
-    run(fresh, program(family), "-t", "nat", *change)
-    spoilt = rules(fresh)
-    assert spoilt != good
+    listing = run(fresh, "nft", "--stateless", "list", "ruleset")
+    change_rules(fresh, family, "-t", "nat", *change)
+    spoilt = rules(fresh), run(fresh, "nft", "--stateless", "list", "ruleset")
+    assert spoilt != (good, listing)
 
     assert run_in(fresh, *ALL, "--no-reconcile").status == 1
-    assert rules(fresh) == spoilt
+    assert (rules(fresh), run(fresh, "nft", "--stateless", "list", "ruleset")) == spoilt
     assert summary(applied(fresh, *ALL))["result"] == "applied"
     assert rules(fresh) == good
 
@@ -452,10 +453,17 @@ def test_a_run_ends_with_one_line_that_sums_it_up(fresh: str) -> None:
     }
 
 
-@with_legacy_tables
 def test_the_log_names_each_rule_that_the_kernel_then_holds(fresh: str) -> None:
     result = applied(fresh, *ALL, "--drop-invalid")
     logged = [line.split("\t")[2] for line in result.stderr.splitlines() if ": -A " in line]
+    if backend_under_test() == "nft":
+        found = json.loads(run_in(fresh, "counters", *ALL, "--drop-invalid", "-O", "json").stdout)
+        assert sorted(logged) == sorted(
+            f"{family} {rule['table']}: -A {rule['chain']} {rule['rule']}"
+            for rule in found["rules"]
+            for family in rule["family"].split(" and ")
+        )
+        return
     held = [
         f"{family.title} {table}: {line}"
         for family in BOTH
