@@ -119,9 +119,12 @@ def without_priorities(text: str) -> str:
 
 
 def foreign_in(tables: Mapping[Family, str]) -> dict[Family, str]:
-    """What is left of `counted` without the lines that name a chain of ours."""
+    """What is left of `counted` without our own tables and the lines that name a chain of ours."""
+    own_tables = re.compile(r"^table inet istio-proxy-.*?^}\n", flags=re.M | re.S)
     return {
-        family: "".join(line for line in text.splitlines(True) if "ISTIO_" not in line)
+        family: "".join(
+            line for line in own_tables.sub("", text).splitlines(True) if "ISTIO_" not in line
+        )
         for family, text in tables.items()
     }
 

@@ -51,11 +51,6 @@ def program(family: Family, kind: str = "") -> str:
     return f"ip{'6' if family is Family.V6 else ''}tables-{backend_under_test()}{kind}"
 
 
-def counted_by_programs() -> tuple[Family, ...]:
-    """The families whose counts iptables-restore can set: ip6tables-nft-restore 1.8.9 can't."""
-    return BOTH if program(Family.V4).endswith("legacy") else (Family.V4,)
-
-
 @dataclass(frozen=True)
 class Result:
     """What one run gave."""

@@ -30,7 +30,6 @@ from tests.running import (
     Result,
     backend_under_test,
     both_backends,
-    counted_by_programs,
     run_in,
     saved,
     with_legacy_tables,
@@ -71,9 +70,7 @@ def test_the_second_run_changes_nothing_and_succeeds(fresh: str, tmp_path: Path)
     for family, text in with_counts(counted(fresh), 99).items():
         load(fresh, family, text, tmp_path)
     before = counted(fresh)
-    assert all(
-        "[99:5940] -A OUTPUT -j ISTIO_OUTPUT" in before[family] for family in counted_by_programs()
-    )
+    assert all("[99:5940] -A OUTPUT -j ISTIO_OUTPUT" in before[family] for family in BOTH)
 
     again = applied(fresh, *ALL, "--drop-invalid")
 
@@ -87,7 +84,7 @@ def test_chains_that_stay_as_they_were_keep_their_counts(fresh: str, tmp_path: P
     for family, text in with_counts(counted(fresh), 99).items():
         load(fresh, family, text, tmp_path)
     applied(fresh, *ALL, "-x", "10.1.0.0/16,fd00:1::/32")
-    for text in map(counted(fresh).__getitem__, counted_by_programs()):
+    for text in counted(fresh).values():
         assert "[99:5940] -A OUTPUT -j ISTIO_OUTPUT" in text
         assert "[99:5940] -A ISTIO_REDIRECT -p tcp -j REDIRECT" in text
         assert "[0:0] -A ISTIO_OUTPUT -j ISTIO_REDIRECT" in text
@@ -160,7 +157,6 @@ FLAGS_IN_TURN = (
 )
 
 
-@with_legacy_tables
 def test_foreign_rules_and_their_counts_survive_one_run_after_another(
     fresh: str, tmp_path: Path
 ) -> None:
@@ -183,7 +179,7 @@ def test_foreign_rules_above_and_behind_ours_stay_there(fresh: str, tmp_path: Pa
 
     applied(fresh, *ALL)
     now = counted(fresh)
-    for family in counted_by_programs():
+    for family in BOTH:
         assert _shape(now[family]) == ["5", "6", "7", "ours", "17"]
     assert _shape(now[Family.V4], "OUTPUT") == ["18", "8", "9", "ours"]
 
@@ -192,7 +188,7 @@ def test_foreign_rules_above_and_behind_ours_stay_there(fresh: str, tmp_path: Pa
 def test_new_rules_go_behind_foreign_ones_but_for_those_of_k(fresh: str, tmp_path: Path) -> None:
     plant(fresh, tmp_path)
     applied(fresh, *ALL, "-k", "eth1", "-c", "eth0")
-    for text in map(counted(fresh).__getitem__, counted_by_programs()):
+    for text in counted(fresh).values():
         # The capture and the RETURN of -k, three foreign rules, the RETURN of -c, the jump.
         assert _shape(text) == ["ours", "0", "5", "6", "7", "0", "ours"]
 

@@ -307,19 +307,19 @@ def test_the_rules_of_istio_s_native_mode_are_walked(fresh: str) -> None:
 # Refusals, and other writers.
 
 
-def refusing(number: int, commits: int) -> Callable[[], None]:
-    """A patch: the kernel takes some transactions, and then none while the run goes forward."""
+def refusing(number: int, commits: int, times: int = 1) -> Callable[[], None]:
+    """A patch: the kernel takes some transactions, and then refuses the next ones."""
 
     def patch() -> None:
-        left = [commits]
+        told = [0]
 
         def tell(real: Callable[..., None], line: Connection, messages: list[Any]) -> None:
-            of_nf_tables = messages[0].kind == 16  # NFNL_MSG_BATCH_BEGIN
-            left[0] -= of_nf_tables
-            if of_nf_tables and left[0] == -1:
-                from proxy_init.kernel.system.netlink import MessageRefused
+            if messages[0].kind == 16:  # NFNL_MSG_BATCH_BEGIN: it is of nf_tables
+                told[0] += 1
+                if commits < told[0] <= commits + times:
+                    from proxy_init.kernel.system.netlink import MessageRefused
 
-                raise MessageRefused(number, 1)
+                    raise MessageRefused(number, 1)
             real(line, messages)
 
         replace(Connection, "tell", tell)
@@ -377,6 +377,15 @@ def test_what_iptables_nft_had_is_put_back_too(fresh: str) -> None:
         assert iptables_nft(fresh) == before
         assert not any(ours(fresh).values())
     assert refused >= 4
+
+
+def test_what_could_not_be_taken_back_is_not_passed_over(fresh: str) -> None:
+    applied(fresh, *ALL)
+    result = run_patched(fresh, refusing(errno.ENOMEM, 1, times=9), *TPROXY, *NFT)
+    assert result.status == 1
+    lines = told(result)
+    assert "not all changes could be undone: the kernel refused" in lines[0], lines
+    assert "the kernel refused: table inet istio-proxy-nat" in lines[1], lines
 
 
 def meddling(times: int) -> Callable[[], None]:
