@@ -24,8 +24,9 @@ BOTH = (Family.V4, Family.V6)
 both_backends = pytest.mark.parametrize("backend", ["legacy", "nft"], indirect=True)
 """For tests of the kernel: run it, or all of a module, once through each backend."""
 with_legacy_tables = pytest.mark.with_legacy_tables
-"""Beside `both_backends`: the test puts rules among ours with the programs of iptables, or reads
-ours with them. They don't know our own tables of nf_tables; test_nf_tables.py is about these."""
+"""Beside `both_backends`: the test is about what legacy tables alone have: rules of others in the
+tables that ours are in, counts that iptables-restore sets, libiptc. test_nf_tables.py is about what
+nf_tables have instead."""
 _KEPT = ("PATH", "XTABLES_LOCKFILE", "PROXY_INIT_BACKEND")
 
 
