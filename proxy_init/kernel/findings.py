@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from ..frozen import frozen
+from ..light import contextmanager
 from ..rules.iptables_save import table_text
 from ..rules.model import Family, PolicyRoute, Table
+from .system.refusal import KernelRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from .routing.policy_routes import Step
+    from .backend import Task
+    from .routing.policy_routes import RoutingPlan
 
 
 @frozen
@@ -56,7 +59,34 @@ def difference(label: str, present: Table, wanted: Table) -> Iterator[str]:
     )
 
 
-def routing_difference(label: str, added: Iterable[Step], deleted: Iterable[Step]) -> Iterator[str]:
+def routing_difference(label: str, plan: RoutingPlan) -> Iterator[str]:
     """The same of routing, a line for each step."""
-    yield from (f"-{label} {step.undo}" for step in deleted)
-    yield from (f"+{label} {step}" for step in added)
+    yield from (f"-{label} {step.undo}" for step in plan.deleted)
+    yield from (f"+{label} {step}" for step in plan.added)
+
+
+def turn(name: str, wanted: Iterable[Table]) -> int:
+    """When the turn of a table comes, which is wanted like this: first what captures more, then
+    what captures less.
+
+    So on the way from REDIRECT to TPROXY, mangle captures inbound connections before nat lets go of
+    them, and on the way back nat does before mangle lets go. A packet that meets both goes to the
+    same listener by either. Raw and filter guard what nat does: they come first and leave last.
+    """
+    if name == "nat":
+        return 1
+    captures = (
+        table.chain("ISTIO_TPROXY") if name == "mangle" else table.chains for table in wanted
+    )
+    return 0 if any(captures) else 2
+
+
+@contextmanager
+def explaining(task: Task) -> Iterator[None]:
+    """Turn KernelRefused into the error to show for it, with what is missing."""
+    try:
+        yield
+    except KernelRefused as refused:
+        from .diagnose import explained
+
+        raise explained(refused, task) from refused

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import errno
 
-from ..errors import ApplyFailed, ProxyInitError
+from ..errors import ApplyFailed
 from ..frozen import frozen
 from ..light import partial
 from ..rules.model import BUILT_IN, Ruleset, Table
 from ..rules.ownership import Ours, ours_in
 from ..rules.reconcile import TableEdit, arrange, edit, edited
 from .backend import Backend, Task, tables_there
-from .findings import ApplyOptions, Finding, difference, routing_difference
-from .routing.policy_routes import Routes, Step
+from .findings import ApplyOptions, Finding, difference, explaining, routing_difference, turn
+from .routing.policy_routes import Routes, RoutingPlan
 from .system.refusal import NO_SUCH_TABLE, KernelRefused
 
 TYPE_CHECKING = False
@@ -31,26 +31,22 @@ class Undo:
 
     before: Mapping[str, Ours]
     """What is ours in each table that has to change, by its name, in the order of their turns."""
-    added: tuple[Step, ...]
-    """Routing that the rules rely on, put in place before them."""
-    deleted: tuple[Step, ...]
-    """Routing that no rule relies on any more, taken away after them."""
+    routing: RoutingPlan
 
 
 def steps(task: Task, options: ApplyOptions) -> Iterator[tuple[list[Finding], Undo] | None]:
     """Look, and give what was found; then write, step by step as `apply.apply` says."""
     (ruleset,) = task.rulesets
-    tables, routes = _tables(ruleset), Routes(ruleset.family)
-    try:
+    tables = _tables(ruleset)
+    with explaining(task):
         present = list(present_tables(tables, ruleset, options.write))
         edits = list(_edits(present, ruleset, options))
-        undo = _undo(present, edits, routes, task, options)
+        undo = _undo(present, edits, task, options)
         yield [_finding(present, edits, undo, task, options)], undo
         # What libxtables objects to, it objects to here, before anything is changed.
         for _, change in edits:
             tables.stage(change)
-        for step in undo.added:
-            routes.take(step)
+        undo.routing.add()
         yield None
         # Tables in which nothing of ours stays have their turn after all others.
         left = () if ruleset.tables else tuple(undo.before)
@@ -63,26 +59,19 @@ def steps(task: Task, options: ApplyOptions) -> Iterator[tuple[list[Finding], Un
         yield None
         _commit_all(tables, left, ruleset, options)
         yield None
-        for step in undo.deleted:
-            routes.take(step)
+        undo.routing.delete()
         yield None
-    except KernelRefused as refused:
-        raise _explained(refused, task) from refused
 
 
 def take_back(task: Task, undo: Undo) -> Iterator[None]:
     """Put back what was found, wherever something else is there now; the last step first."""
     (ruleset,) = task.rulesets
-    tables, routes = _tables(ruleset), Routes(ruleset.family)
-    try:
-        for step in reversed(undo.deleted):
-            routes.take_back(step)
+    tables = _tables(ruleset)
+    with explaining(task):
+        undo.routing.take_back_deleted()
         for name, before in reversed([*undo.before.items()]):
             _restore(tables, ruleset, name, before)
-        for step in reversed(undo.added):
-            routes.take_back(step)
-    except KernelRefused as refused:
-        raise _explained(refused, task) from refused
+        undo.routing.take_back_added()
     yield None
 
 
@@ -90,12 +79,6 @@ def _tables(ruleset: Ruleset) -> Tables:
     from .legacy.libiptc import Tables
 
     return Tables(ruleset.family)
-
-
-def _explained(refused: KernelRefused, task: Task) -> ProxyInitError:
-    from .diagnose import explained
-
-    return explained(refused, task)
 
 
 def present_tables(tables: Tables, ruleset: Ruleset, write: bool) -> Iterator[Table]:
@@ -131,7 +114,6 @@ def _edits(
 def _undo(
     present: Sequence[Table],
     edits: Sequence[tuple[Table, TableEdit]],
-    routes: Routes,
     task: Task,
     options: ApplyOptions,
 ) -> Undo:
@@ -142,19 +124,12 @@ def _undo(
         or any(table.name == "mangle" for table in present)
         or any("mangle" in tables_there(backend, ruleset.family) for backend in Backend)
     )
-    added: tuple[Step, ...] = ()
-    deleted: tuple[Step, ...] = ()
+    routing = RoutingPlan(ruleset.family)
     if task.with_routing:
-        added, deleted = routes.plan(ruleset.routing, options.policy_route, look)
-    changing = [table for table, _ in edits]
-    return Undo(
-        {
-            table.name: ours_in(table, ruleset.table(table.name))
-            for table in sorted(changing, key=lambda table: _turn(ruleset, table.name))
-        },
-        added,
-        deleted,
-    )
+        routing = Routes(ruleset.family).plan(ruleset.routing, options.policy_route, look)
+    changing = {table.name: table for table, _ in edits}
+    in_turn = sorted(changing, key=lambda name: turn(name, [ruleset.table(name)]))
+    return Undo({name: ours_in(changing[name], ruleset.table(name)) for name in in_turn}, routing)
 
 
 def _finding(
@@ -166,28 +141,14 @@ def _finding(
 ) -> Finding:
     (ruleset,) = task.rulesets
     ours = (ours_in(table, ruleset.table(table.name)) for table in present)
-    holds_ours = any(ours) or bool(undo.deleted)
-    differs = bool(undo.before or undo.added or undo.deleted)
+    holds_ours = any(ours) or bool(undo.routing.deleted)
+    differs = bool(undo.before or undo.routing)
     lines: list[str] = []
     if holds_ours or options.thorough:
         for table, change in edits:
             lines += difference(f"{task.title} {table.name}", table, edited(table, change))
-        lines += routing_difference(task.title, undo.added, undo.deleted)
+        lines += routing_difference(task.title, undo.routing)
     return Finding(ruleset.family, holds_ours, differs, tuple(lines))
-
-
-def _turn(ruleset: Ruleset, name: str) -> int:
-    """When a table's turn comes: first what captures more, then what captures less.
-
-    So on the way from REDIRECT to TPROXY, mangle captures inbound connections before nat lets go of
-    them, and on the way back nat does before mangle lets go. A packet that meets both goes to the
-    same listener by either. Raw and filter guard what nat does: they come first and leave last.
-    """
-    wanted = ruleset.table(name)
-    if name == "nat":
-        return 1
-    captures = wanted.chain("ISTIO_TPROXY") if name == "mangle" else wanted.chains
-    return 0 if captures else 2
 
 
 def _edit_for(ruleset: Ruleset, options: ApplyOptions, present: Table) -> TableEdit | None:

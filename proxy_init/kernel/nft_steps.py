@@ -6,11 +6,11 @@ from ..errors import NodeCannot
 from ..frozen import frozen
 from ..rules.model import BUILT_IN, Family, Ruleset, Table
 from .backend import Task
-from .findings import ApplyOptions, Finding, difference, routing_difference
+from .findings import ApplyOptions, Finding, difference, explaining, routing_difference, turn
 from .nftables import tables as nf_tables
 from .nftables.batches import Aim, differing
 from .nftables.snapshot import Snapshot, left_view, our_view
-from .routing.policy_routes import Routes, Step
+from .routing.policy_routes import Routes, RoutingPlan
 from .system.proc import legacy_tables, unmapped_owners
 from .system.refusal import NO_SUCH_TABLE, KernelRefused
 
@@ -20,47 +20,16 @@ if TYPE_CHECKING:
 
 
 @frozen
-class _Routing:
-    """One family's routing, and what to do about it."""
-
-    family: Family
-    added: tuple[Step, ...]
-    deleted: tuple[Step, ...]
-
-    @classmethod
-    def planned(cls, ruleset: Ruleset, options: ApplyOptions, look: bool) -> _Routing:
-        routes = Routes(ruleset.family)
-        added, deleted = routes.plan(ruleset.routing, options.policy_route, look)
-        return cls(ruleset.family, added, deleted)
-
-    def add(self) -> None:
-        for step in self.added:
-            Routes(self.family).take(step)
-
-    def delete(self) -> None:
-        for step in self.deleted:
-            Routes(self.family).take(step)
-
-    def take_back_deleted(self) -> None:
-        for step in reversed(self.deleted):
-            Routes(self.family).take_back(step)
-
-    def take_back_added(self) -> None:
-        for step in reversed(self.added):
-            Routes(self.family).take_back(step)
-
-
-@frozen
 class Undo:
     """What a run finds and changes, for whoever takes it back."""
 
     before: Snapshot
-    routing: tuple[_Routing, ...]
+    routing: tuple[RoutingPlan, ...]
 
 
 def steps(task: Task, options: ApplyOptions) -> Iterator[tuple[list[Finding], Undo] | None]:
     """Look, and give what was found; then write, step by step as `apply.apply` says."""
-    try:
+    with explaining(task):
         work = _Work(task, options)
         undo = Undo(work.before, work.routing)
         yield [work.finding(ruleset) for ruleset in task.rulesets], undo
@@ -86,24 +55,16 @@ def steps(task: Task, options: ApplyOptions) -> Iterator[tuple[list[Finding], Un
         if work.kept:
             nf_tables.reach([Aim({"mangle": work.wanted("mangle")})])
         yield None
-    except KernelRefused as refused:
-        from .diagnose import explained
-
-        raise explained(refused, task) from refused
 
 
 def take_back(task: Task, undo: Undo) -> Iterator[None]:
     """Put back what was found; the last step first."""
-    try:
+    with explaining(task):
         for routing in undo.routing:
             routing.take_back_deleted()
         nf_tables.put_back(undo.before)
         for routing in undo.routing:
             routing.take_back_added()
-    except KernelRefused as refused:
-        from .diagnose import explained
-
-        raise explained(refused, task) from refused
     yield None
 
 
@@ -128,7 +89,9 @@ class _Work:
         self.before = _found(self.wants)
         self._left = nf_tables.left_ours(self.before, self._rulesets)
         self.routing = tuple(
-            _Routing.planned(ruleset, options, self._hints_at_routes(ruleset.family))
+            Routes(ruleset.family).plan(
+                ruleset.routing, options.policy_route, self._hints_at_routes(ruleset.family)
+            )
             for ruleset in (self._rulesets if task.with_routing else ())
         )
 
@@ -144,19 +107,16 @@ class _Work:
     def finding(self, ruleset: Ruleset) -> Finding:
         family = ruleset.family
         label = family.title if self._task.with_routing else f"{family.title} (nft)"
-        routing = next((each for each in self.routing if each.family is family), None)
-        steps = (*routing.added, *routing.deleted) if routing else ()
+        plans = (plan for plan in self.routing if plan.family is family)
+        routing = next(plans, RoutingPlan(family))
         holds_ours = (
-            self._is_there
-            or any(key[0] is family for key in self._left)
-            or bool(routing and routing.deleted)
+            self._is_there or any(key[0] is family for key in self._left) or bool(routing.deleted)
         )
         lines: list[str] = []
         if holds_ours or self._options.thorough:
             lines += self._table_lines(ruleset, label)
-            if routing:
-                lines += routing_difference(label, routing.added, routing.deleted)
-        differs = bool(lines or steps) or self._differs(ruleset)
+            lines += routing_difference(label, routing)
+        differs = bool(lines or routing) or self._differs(ruleset)
         return Finding(family, holds_ours, differs, tuple(lines))
 
     @property
@@ -234,9 +194,10 @@ class _Work:
             # Who meets no table of ours yet cannot meet half of them.
             yield Aim(tables, force=force)
             return
-        for turn in range(3):
-            now = {name: each for name, each in tables.items() if self._turn(name) == turn}
-            yield Aim(now, force=force, kept=self.kept)
+        turns = {name: turn(name, self.wanted(name).values()) for name in tables}
+        for now in range(3):
+            content = {name: each for name, each in tables.items() if turns[name] == now}
+            yield Aim(content, force=force, kept=self.kept)
 
     def to_left(self) -> Iterator[Aim]:
         """Away with what is not wanted: iptables-nft's rules, the bridge, or all of it."""
@@ -255,12 +216,3 @@ class _Work:
         from .nftables.bridge import is_transparent
 
         return any(map(is_transparent, self._rulesets))
-
-    def _turn(self, name: str) -> int:
-        """When a table's turn comes; legacy_steps.py says why."""
-        if name == "nat":
-            return 1
-        wanted = self.wanted(name).values()
-        if name == "mangle":
-            return 0 if any(table.chain("ISTIO_TPROXY") for table in wanted) else 2
-        return 0 if any(table.chains for table in wanted) else 2

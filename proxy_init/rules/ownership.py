@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @frozen
-class Placed:
+class Positioned:
     """One of our rules in a chain that is not ours, below `behind` foreign rules."""
 
     behind: int
@@ -47,7 +47,7 @@ class Ours:
     """What is ours in one table: our chains, and our rules in other chains, by chain name."""
 
     chains: Mapping[str, tuple[Rule, ...]] = {}
-    placed: Mapping[str, tuple[Placed, ...]] = {}
+    placed: Mapping[str, tuple[Positioned, ...]] = {}
 
     def __bool__(self) -> bool:
         return bool(self.chains or self.placed)
@@ -56,12 +56,12 @@ class Ours:
 def ours_in(table: Table, expected: Table | None = None) -> Ours:
     """The part of a table that is ours. For `expected`, see `numbers_of_ours`."""
     numbers = numbers_of_ours(table, expected)
-    placed: dict[str, tuple[Placed, ...]] = {}
+    placed: dict[str, tuple[Positioned, ...]] = {}
     for chain in table.chains:
         own = numbers.get(chain.name, frozenset())
         if own:
             placed[chain.name] = tuple(
-                Placed(number - sum(1 for other in own if other < number), chain.rules[number])
+                Positioned(number - sum(1 for other in own if other < number), chain.rules[number])
                 for number in sorted(own)
             )
     return Ours(

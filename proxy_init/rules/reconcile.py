@@ -8,7 +8,7 @@ from ..frozen import frozen, replace
 from .model import BUILT_IN, Chain, Rule, Table
 from .ownership import (
     Ours,
-    Placed,
+    Positioned,
     number_reachable,
     numbers_for_virtual_interfaces,
     numbers_of_ours,
@@ -57,7 +57,7 @@ def arrange(wanted: Table, present: Table) -> Ours:
     else go below the foreign rules, so that these still get their packets. They never go below a
     foreign rule that takes all packets that they are for.
     """
-    placed: dict[str, tuple[Placed, ...]] = {}
+    placed: dict[str, tuple[Positioned, ...]] = {}
     numbers = numbers_of_ours(present, wanted)
     here = ours_in(present, wanted).placed
     virtual = numbers_for_virtual_interfaces(present, wanted)
@@ -68,7 +68,7 @@ def arrange(wanted: Table, present: Table) -> Ours:
         own = numbers.get(chain.name, frozenset())
         rules = enumerate(held.rules if held else ())
         foreign = [rule for number, rule in rules if number not in own]
-        top = tuple(Placed(0, rule) for rule in chain.rules[: chain.top])
+        top = tuple(Positioned(0, rule) for rule in chain.rules[: chain.top])
         rest = chain.rules[chain.top :]
         lowest = number_reachable(foreign, wanted.name)
         above = virtual if chain.name == "PREROUTING" else frozenset[int]()
@@ -86,14 +86,16 @@ def arrange(wanted: Table, present: Table) -> Ours:
     return Ours(chains, placed)
 
 
-def _in_place(rules: tuple[Rule, ...], here: tuple[Placed, ...], lowest: int) -> tuple[Placed, ...]:
+def _in_place(
+    rules: tuple[Rule, ...], here: tuple[Positioned, ...], lowest: int
+) -> tuple[Positioned, ...]:
     """The rules where they are already; if any is not, all together, at most at `lowest`."""
     already = here[len(here) - len(rules) :]
     reached = all(placed.behind <= lowest for placed in already)
     if reached and tuple(placed.rule for placed in already) == rules:
         return already
     behind = min(here[-1].behind, lowest) if here else lowest
-    return tuple(Placed(behind, rule) for rule in rules)
+    return tuple(Positioned(behind, rule) for rule in rules)
 
 
 def edit(

@@ -13,7 +13,7 @@ from proxy_init.rules.matches import (
 )
 from proxy_init.rules.model import BUILT_IN, Chain, Rule, Table
 from proxy_init.rules.networks import read_network
-from proxy_init.rules.ownership import Ours, Placed, ours_in
+from proxy_init.rules.ownership import Ours, Positioned, ours_in
 from proxy_init.rules.targets import ACCEPT, DROP, RETURN, Goto, Jump, Redirect, UnknownTarget
 
 TCP = Protocol("tcp")
@@ -103,7 +103,7 @@ def test_similar_rules_are_foreign(rule: Rule) -> None:
 def test_a_rule_of_ours_stands_behind_as_many_foreign_rules_as_there_are() -> None:
     present = table(OUTPUT=[NOT_OURS, OUTPUT, OUTPUT, NOT_OURS, NOT_OURS, OUTPUT])
     assert ours_in(present).placed == {
-        "OUTPUT": (Placed(1, OUTPUT), Placed(1, OUTPUT), Placed(3, OUTPUT))
+        "OUTPUT": (Positioned(1, OUTPUT), Positioned(1, OUTPUT), Positioned(3, OUTPUT))
     }
 
 
@@ -260,8 +260,8 @@ def test_a_cidr_listed_twice_does_not_count_as_an_interface_named_twice(
     # The kernel does not keep that all of the internet was given as a CIDR; the flags tell.
     expected = Table("nat", tuple(Chain(c.name, c.rules) for c in present.chains if c.rules))
     assert ours_in(present, expected).placed["OUTPUT"] == (
-        Placed(0, leaving("a")),
-        Placed(0, OUTPUT),
+        Positioned(0, leaving("a")),
+        Positioned(0, OUTPUT),
     )
 
 
@@ -283,7 +283,7 @@ def test_a_return_that_is_wanted_alone_is_ours() -> None:
     wanted = Table("nat", (Chain("PREROUTING", (arriving("tap0"), INBOUND), top=1),))
     present = table(PREROUTING=[arriving("tap0"), arriving("tap1"), INBOUND])
     assert ours_in(present, wanted).placed == {
-        "PREROUTING": (Placed(0, arriving("tap0")), Placed(1, INBOUND))
+        "PREROUTING": (Positioned(0, arriving("tap0")), Positioned(1, INBOUND))
     }
     assert places(present) == {"PREROUTING": [2]}
 

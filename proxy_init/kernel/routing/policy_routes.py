@@ -59,6 +59,38 @@ class Step:
         return f"route {self.verb} local default dev lo table {table}"
 
 
+@frozen
+class RoutingPlan:
+    """One family's steps: what is added before the tables are written, and deleted after."""
+
+    family: Family
+    added: tuple[Step, ...] = ()
+    deleted: tuple[Step, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.deleted)
+
+    def add(self) -> None:
+        """Add what rules will rely on. Raises KernelRefused, as those below do."""
+        for step in self.added:
+            Routes(self.family).take(step)
+
+    def delete(self) -> None:
+        """Delete what no rule relies on any more."""
+        for step in self.deleted:
+            Routes(self.family).take(step)
+
+    def take_back_added(self) -> None:
+        """Undo `add`, as far as it came."""
+        for step in reversed(self.added):
+            Routes(self.family).take_back(step)
+
+    def take_back_deleted(self) -> None:
+        """Undo `delete`, as far as it came."""
+        for step in reversed(self.deleted):
+            Routes(self.family).take_back(step)
+
+
 class Routes:
     """One family's policy rules and routes in this process's network namespace."""
 
@@ -68,10 +100,8 @@ class Routes:
         self._scope = _HOST if family is Family.V4 else 0
         self._metric = 0 if family is Family.V4 else _IPV6_METRIC
 
-    def plan(
-        self, wanted: Routing, known: PolicyRoute, look: bool
-    ) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
-        """What to add before the tables are written, and what to delete after.
+    def plan(self, wanted: Routing, known: PolicyRoute, look: bool) -> RoutingPlan:
+        """What leads to the wanted routing.
 
         Rules and routes are looked for only if `look`, or if one is wanted. A rule for `known`, the
         flags' mark and table, is ours even if its route is gone: the kernel drops that with lo.
@@ -91,7 +121,7 @@ class Routes:
                 tables = self._tables(netlink)
             adding += _missing(wanted.policy_route, rules, tables)
             deleting += _superfluous(wanted.policy_route, known, rules, tables)
-        return tuple(adding), tuple(deleting)
+        return RoutingPlan(self._family, tuple(adding), tuple(deleting))
 
     def policy_routes(self) -> tuple[PolicyRoute, ...]:
         """Those of our form that are in place. Raises KernelRefused."""
