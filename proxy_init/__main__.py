@@ -5,13 +5,13 @@ start: `python3 -I -S …/proxy_init/__main__.py`.
 """
 
 import gc
-import os
 import sys
 
 if not __package__:  # run as a file: with -I and -S, nothing puts our place on the path
     sys.path.insert(0, __file__.rpartition("/proxy_init/")[0])
 
 from proxy_init.cli.main import main
+from proxy_init.light import os
 
 
 def start() -> None:

@@ -1,11 +1,11 @@
 """Runs one call: finds its command, reports its failure, returns its exit status."""
 
-import os
 import sys
 
 from .. import __version__
 from ..config.command_line import split
 from ..errors import BadCall, ProxyInitError
+from ..light import os
 from . import apply
 from .termination_log import write_termination_log
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from ..config.config import Config, settle
@@ -11,7 +10,7 @@ from ..config.read import read_config
 from ..errors import ApplyFailed, BadCall, ProxyInitError
 from ..kernel.routing.addresses import global_addresses
 from ..kernel.system.host import Host
-from ..light import contextmanager
+from ..light import contextmanager, os
 from ..log import logger
 
 TYPE_CHECKING = False

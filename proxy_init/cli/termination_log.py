@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-from ..light import suppress
+from ..light import os, suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

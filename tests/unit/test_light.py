@@ -3,7 +3,11 @@
 import contextlib
 import enum
 import functools
+import json
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -143,3 +147,43 @@ def test_an_enumeration_has_the_members_of_enum(kind: Any) -> None:
 
 def test_a_family_survives_the_way_out_of_a_child() -> None:
     assert pickle.loads(pickle.dumps(Family.V6)) is Family.V6
+
+
+def test_os_is_what_everybody_has_once_it_is_loaded() -> None:
+    assert light.os is os
+
+
+USES_OF_OS = r"""
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+if sys.argv[2] == "real":
+    import os
+from proxy_init.light import os
+os.environ["GIVEN"] = "to children"
+with os.fdopen(os.open(os.devnull, os.O_RDONLY), "rb") as file:
+    empty = file.read()
+print(
+    type(os).__name__,
+    [
+        os.fsencode("\udcff"), os.fsdecode(b"\xff"), os.getenv("HOME"), os.getenv("NONE", "none"),
+        sorted(os.environ.items()), os.name, os.strerror(2), empty,
+        os.path.join("a", "b"),  # which it has of the real one
+        os.system("echo $GIVEN >&2"),
+    ],
+)
+"""
+
+
+def test_os_without_what_it_loads_does_the_same() -> None:
+    def run(which: str) -> tuple[str, str, str]:
+        command = [sys.executable, "-I", "-S", "-c", USES_OF_OS, json.dumps(sys.path), which]
+        environ = {"HOME": "/home", "ODD": "\udcff", "PATH": os.environ["PATH"]}
+        result = subprocess.run(command, capture_output=True, text=True, env=environ)
+        assert result.returncode == 0, result.stderr
+        kind, _, said = result.stdout.partition(" ")
+        return kind, said, result.stderr
+
+    kind, said, child_said = run("light")
+    assert kind == "_Os"
+    assert ("module", said, child_said) == run("real")
+    assert child_said == "to children\n"

@@ -14,10 +14,8 @@ python-iptables' habits, and what is done about them:
 
 from __future__ import annotations
 
-import ctypes
-import os
-
 from ...frozen import frozen
+from ...light import os
 from ...rules.matches import (
     Destination,
     ExtensionMatch,
@@ -34,6 +32,7 @@ from ...rules.model import Family, Rule
 from ...rules.networks import Address, network_around
 from ...rules.options import Option
 from ...rules.targets import VERDICTS, Goto, Jump, Target, UnknownTarget, Verdict, read_target
+from ..system.c_types import ctypes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ _GOTO = {Family.V4: 0x02, Family.V6: 0x04}
 
 
 def _rule_class(iptc: Any, family: Family) -> Any:
-    base = iptc.Rule if family is Family.V4 else iptc.Rule6
+    base = iptc.Rule if family is Family.V4 else iptc.ip6tc.Rule6
     return type("RuleOfNoTable", (base,), {"tables": ()})
 
 

@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import _imp
 import _socket
-import ctypes
 import errno
-import os
 import sys
 import warnings
 from types import ModuleType
 
 from ...errors import NodeCannot
-from ...light import suppress
+from ...light import os, suppress
 from ...rules.model import BUILT_IN, Chain, Family, Table
 from ...rules.reconcile import TableEdit
+from ..system.c_types import ctypes
 from ..system.proc import legacy_tables, read
 from ..system.refusal import KernelRefused
 from ..system.stand_ins import module, stand_ins
@@ -56,7 +55,8 @@ def load() -> ModuleType:
             ) from error
     if "XTABLES_LIBDIR" not in os.environ:
         os.environ["XTABLES_LIBDIR"] = _extensions_directory()
-    with stand_ins(_for_iptc()), warnings.catch_warnings():
+    ipv6 = module("iptc.ip6tc", is_table6_available=None, Table6=None, Rule6=None)  # `_load_for`
+    with stand_ins({**_for_iptc(), "iptc.ip6tc": ipv6}), warnings.catch_warnings():
         # Its regular expressions lack the r in front, which newer Pythons warn about.
         warnings.simplefilter("ignore")
         import iptc
@@ -67,6 +67,15 @@ def load() -> ModuleType:
         self, name, flags, _options_of(table)
     )
     loaded: ModuleType = iptc
+    return loaded
+
+
+def _load_for(family: Family) -> ModuleType:
+    """The module iptc, with iptc.ip6tc if it is for IPv6. Raises NodeCannot as `load` does."""
+    loaded = load()
+    if family is Family.V6 and not hasattr(loaded, "ip6tc"):
+        with stand_ins(_for_iptc()):
+            import iptc.ip6tc  # noqa: F401  now an attribute of `loaded`
     return loaded
 
 
@@ -90,7 +99,9 @@ def _for_iptc() -> Mapping[str, ModuleType]:
     """What python-iptables imports to look for its libraries by running programs, to run modprobe
     whether needed or not, to read what it is not asked to read, and for an interface of its own
     that is not used here: 25 ms, if it were loaded."""
+    kinds = vars(ctypes) | {"Structure": type.__new__(_Needed, "Structure", (), {})}
     return {
+        "ctypes": module("ctypes", **kinds),
         "iptc.easy": module("iptc.easy"),
         "iptc.util": module(
             "iptc.util",
@@ -98,11 +109,24 @@ def _for_iptc() -> Mapping[str, ModuleType]:
             find_libc=lambda: ctypes.CDLL("libc.so.6"),
             load_kernel=lambda _: None,
         ),
+        "os": os,
         "re": module("re", compile=str),
         "shlex": module("shlex"),
         "socket": _socket,  # without the enumerations that are made of it
         "weakref": module("weakref", WeakValueDictionary=dict),
     }
+
+
+class _Needed(type):
+    """The metaclass of a `ctypes.Structure` for python-iptables, which defines structures of all
+    versions of libxtables: of other versions than ours it makes none."""
+
+    def __new__(cls, name: str, bases: tuple[type, ...], content: dict[str, Any]) -> Any:
+        kind, _, version = name.rpartition("_v")
+        if kind in ("_xtables_match", "_xtables_target") and int(version) != _VERSION_OF_LIBXTABLES:
+            return ctypes.c_void_p
+        make: Any = type(ctypes.Structure)
+        return make(name, (ctypes.Structure,), content)
 
 
 def _library(name: str, *_: str) -> tuple[ctypes.CDLL, int]:
@@ -127,8 +151,8 @@ class Tables:
 
     def __init__(self, family: Family) -> None:
         self._family = family
-        self._iptc = load()
-        self._table = self._iptc.Table if family is Family.V4 else self._iptc.Table6
+        self._iptc = _load_for(family)
+        self._table = self._iptc.Table if family is Family.V4 else self._iptc.ip6tc.Table6
         # It keeps tables for the life of the process, as they were, perhaps in another namespace.
         self._table._cache.clear()
         self._open: dict[str, Any] = {}

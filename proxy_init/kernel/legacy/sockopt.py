@@ -6,11 +6,11 @@ Sources: linux/netfilter_ipv4/ip_tables.h, linux/netfilter_ipv6/ip6_tables.h.
 from __future__ import annotations
 
 import _socket
-import ctypes
 import errno
 import struct
 
 from ...rules.model import Family, Ruleset
+from ..system.c_types import ctypes
 from ..system.refusal import NO_SUCH_TABLE
 
 TYPE_CHECKING = False

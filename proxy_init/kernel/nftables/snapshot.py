@@ -8,10 +8,10 @@ may stand among others', and all others.
 from __future__ import annotations
 
 import errno
-import os
 from struct import unpack_from
 
 from ...frozen import frozen
+from ...light import os
 from ...rules.inet_tables import (
     BOTH,
     HOOKS,

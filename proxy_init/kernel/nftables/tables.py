@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-import os
 
 from ...errors import ApplyFailed
-from ...light import contextmanager, partial
+from ...light import contextmanager, os, partial
 from ...rules.inet_tables import name_in_model
 from ...rules.model import BUILT_IN, Family, Ruleset
 from ..system.netlink import (
@@ -164,8 +163,9 @@ def _described(message: Message) -> str:
 
 def _let_packets_go() -> None:
     """Wait until every packet has left netfilter that was in it: an RCU grace period."""
-    import ctypes
     import time
+
+    from ..system.c_types import ctypes
 
     number = _MEMBARRIER.get(os.uname().machine, -1)
     if ctypes.CDLL(None).syscall(number, _GLOBAL, 0, 0):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import _socket  # what socket is made of, which takes 4 ms to load
-import os
 
 from ...errors import ApplyFailed, NodeCannot
-from ...light import suppress
+from ...light import os, suppress
 from ...rules.networks import Address, read_address
 from ..system.proc import read
 

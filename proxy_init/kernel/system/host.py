@@ -1,7 +1,8 @@
 """What the configuration asks the machine: users, groups and files. Changes nothing."""
 
-import os
-import stat
+from _stat import S_ISREG
+
+from ...light import os
 
 MOST_BYTES = 16 * 1024 * 1024
 
@@ -32,7 +33,7 @@ class Host:
         # O_NONBLOCK: a pipe in the file's place must not make us wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            if not S_ISREG(os.fstat(descriptor).st_mode):
                 raise OSError(0, "not a regular file")
             data = file.read(MOST_BYTES + 1)
         if len(data) > MOST_BYTES:

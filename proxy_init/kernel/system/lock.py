@@ -6,11 +6,10 @@ See XTABLES_LOCKFILE in man 8 iptables.
 from __future__ import annotations
 
 import fcntl
-import os
 import time
 
 from ...errors import ApplyFailed
-from ...light import contextmanager, suppress
+from ...light import contextmanager, os, suppress
 from ...log import logger
 from .proc import read
 
@@ -87,7 +86,7 @@ def state_of_lock(path: str) -> str:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        if os.access(os.path.dirname(path) or ".", os.W_OK):  # noqa: PTH120  pathlib is slow to load
+        if os.access(os.path.dirname(path) or ".", os.W_OK):
             return "free; it is made when it is needed"
         return "it can't be created here, so runs go on without it"
     except OSError as error:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
-import os
 from typing import TypeVar
 
 from ...errors import BadCall, Mistake, NodeCannot
+from ...light import os
+from .c_types import ctypes
 from .workers import Worker
 
 TYPE_CHECKING = False

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import _socket  # what socket is made of, which takes 4 ms to load
 import errno
-import os
 from struct import Struct, pack, unpack_from
 
 from ...frozen import frozen
-from ...light import contextmanager, suppress
+from ...light import contextmanager, os, suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

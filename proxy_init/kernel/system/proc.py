@@ -1,11 +1,15 @@
 """What /proc tells of this process, man 5 proc."""
 
-import os
-from collections.abc import Sequence
+from __future__ import annotations
 
 from ...errors import NodeCannot
+from ...light import os
 from ...rules.matches import OwnerGid, OwnerUid
 from ...rules.model import BUILT_IN, Family, Ruleset
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def read(path: str) -> str:
@@ -18,7 +22,7 @@ def read(path: str) -> str:
         with open(path) as file:  # noqa: PTH123  loading pathlib takes 5 ms
             return file.read()
     except FileNotFoundError:
-        if os.path.exists("/proc/self"):  # noqa: PTH110
+        if os.access("/proc/self", os.F_OK):
             raise
         raise NodeCannot(
             "/proc is not mounted here, so the state of the kernel can't be read; "

@@ -1,7 +1,8 @@
 """The kernel said no."""
 
 import errno
-import os
+
+from ...light import os
 
 NO_SUCH_TABLE = (
     *(errno.ENOENT, errno.ENOPROTOOPT, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT),

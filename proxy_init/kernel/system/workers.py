@@ -9,14 +9,14 @@ alone can do without, which saves a child's 5 ms.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # signal without its enumerations
-import os
 
 from ...errors import ApplyFailed, NodeCannot, ProxyInitError
-from ...light import AbstractContextManager, suppress
+from ...light import AbstractContextManager, os, partial, suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from types import ModuleType
     from typing import BinaryIO, TypeVar
 
     Step = TypeVar("Step")
@@ -30,8 +30,7 @@ class Worker(AbstractContextManager["Worker[Step]"]):
     """
 
     def __init__(self, title: str, steps: Callable[[], Iterator[Step]]) -> None:
-        import pickle  # noqa: F401  for `answer` and `_serve`: here it is loaded once
-
+        _pickle()  # for `answer` and `_serve`: here it is loaded once
         self.title = title
         asked, self._ask = os.pipe()
         answers, answer = os.pipe()
@@ -75,10 +74,8 @@ class Worker(AbstractContextManager["Worker[Step]"]):
 
     def answer(self) -> Step:
         """What the step yielded. Raises what it raised, and ApplyFailed if the child ended."""
-        import pickle
-
         try:
-            kind, value = pickle.load(self._answers)
+            kind, value = _pickle().load(self._answers)
         except EOFError:
             raise ApplyFailed(f"{self.title}: libxtables ended the work: {self._said()}") from None
         if kind == "error":
@@ -146,8 +143,6 @@ def _only_output(output: int) -> None:
 
 
 def _serve(steps: Iterator[Step], asked: int, answers: BinaryIO) -> None:
-    import pickle
-
     while os.read(asked, 1):
         message: tuple[str, object]
         try:
@@ -158,5 +153,14 @@ def _serve(steps: Iterator[Step], asked: int, answers: BinaryIO) -> None:
             import traceback
 
             message = ("bug", traceback.format_exc())
-        pickle.dump(message, answers)
+        _pickle().dump(message, answers)
         answers.flush()
+
+
+def _pickle() -> ModuleType:
+    """The part of `pickle` that is C, which needs no more of `functools` than its partial."""
+    from .stand_ins import module, stand_ins
+
+    with stand_ins({"functools": module("functools", partial=partial)}):
+        import _pickle
+    return _pickle
