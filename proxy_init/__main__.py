@@ -10,8 +10,12 @@ import sys
 if not __package__:  # run as a file: with -I and -S, nothing puts our place on the path
     sys.path.insert(0, __file__.rpartition("/proxy_init/")[0])
 
-from proxy_init.cli.main import main
-from proxy_init.light import os
+from proxy_init import bundle
+
+bundle.use(bundle.__file__.rpartition("/")[0])
+
+from proxy_init.cli.main import main  # noqa: E402
+from proxy_init.light import os  # noqa: E402
 
 
 def start() -> None:

@@ -156,6 +156,24 @@ def test_byte_code_is_there_and_is_not_compared_with_its_source(
         assert read(archive, compiled)[4:8] == b"\1\0\0\0", compiled
 
 
+def test_a_plain_call_finds_its_byte_code_in_few_files(node: Node, fresh: str) -> None:
+    program = f"""
+import sys
+sys.path.insert(0, "/{SITE}")
+import proxy_init.__main__
+from proxy_init.kernel.legacy.libiptc import load
+for module in (proxy_init.cli.main, load()):
+    print(module.__file__, module.__cached__)
+"""
+    options = (*LOCKED, "--entrypoint", "/usr/bin/python3.13")
+    said = run(node, fresh, "-I", "-S", "-c", program, options=options)
+    files = f"/{SITE}/proxy_init/__pycache__/bundle.cpython-313"
+    assert said.stdout.splitlines() == [
+        f"/{SITE}/proxy_init/cli/main.py {files}",
+        f"/{SITE}/iptc/__init__.py {files}",
+    ]
+
+
 def test_the_bill_of_materials_lists_all_packages(
     archive: tarfile.TarFile, contents: Contents
 ) -> None:
