@@ -13,11 +13,10 @@ import _imp
 import _socket
 import errno
 import sys
-import warnings
 from types import ModuleType
 
 from ...errors import NodeCannot
-from ...light import os, suppress
+from ...light import cache, os, partial, suppress
 from ...rules.model import BUILT_IN, Chain, Family, Table
 from ...rules.reconcile import TableEdit
 from ..system.c_types import ctypes
@@ -48,7 +47,7 @@ def load() -> ModuleType:
         return sys.modules["iptc"]
     for soname in _SONAMES.values():
         try:
-            ctypes.CDLL(soname, mode=ctypes.RTLD_GLOBAL)
+            _shared(soname)
         except OSError as error:
             raise NodeCannot(
                 f"the library {soname} can't be loaded ({error}); Debian's package iptables has it"
@@ -56,9 +55,7 @@ def load() -> ModuleType:
     if "XTABLES_LIBDIR" not in os.environ:
         os.environ["XTABLES_LIBDIR"] = _extensions_directory()
     ipv6 = module("iptc.ip6tc", is_table6_available=None, Table6=None, Rule6=None)  # `_load_for`
-    with stand_ins({**_for_iptc(), "iptc.ip6tc": ipv6}), warnings.catch_warnings():
-        # Its regular expressions lack the r in front, which newer Pythons warn about.
-        warnings.simplefilter("ignore")
+    with stand_ins({**_for_iptc(), "iptc.ip6tc": ipv6}):
         import iptc
     kind = iptc.xtables.xtables
     look_up, check = kind._option_lookup, kind._options_fcheck
@@ -106,13 +103,15 @@ def _for_iptc() -> Mapping[str, ModuleType]:
         "iptc.util": module(
             "iptc.util",
             find_library=_library,
-            find_libc=lambda: ctypes.CDLL("libc.so.6"),
+            find_libc=partial(_shared, "libc.so.6"),
             load_kernel=lambda _: None,
         ),
         "os": os,
         "re": module("re", compile=str),
         "shlex": module("shlex"),
         "socket": _socket,  # without the enumerations that are made of it
+        # Its regular expressions lack the r in front, which newer Pythons warn about.
+        "warnings": module("warnings", filters=[("ignore", None, Warning, None, 0)]),
         "weakref": module("weakref", WeakValueDictionary=dict),
     }
 
@@ -132,10 +131,16 @@ class _Needed(type):
 def _library(name: str, *_: str) -> tuple[ctypes.CDLL, int]:
     """One of the libraries of iptables, or the one that python-iptables itself has."""
     if name in _SONAMES:
-        return ctypes.CDLL(_SONAMES[name], mode=ctypes.RTLD_GLOBAL), _VERSION_OF_LIBXTABLES
+        return _shared(_SONAMES[name]), _VERSION_OF_LIBXTABLES
     package = sys.modules["iptc"].__path__[0]
     path = f"{package}/../lib{name}{_imp.extension_suffixes()[0]}"
-    return ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL), 0
+    return _shared(path), 0
+
+
+@cache
+def _shared(name: str) -> ctypes.CDLL:
+    """A library by its soname or path. Raises OSError."""
+    return ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
 
 
 def _extensions_directory() -> str:
@@ -267,7 +272,7 @@ def _load_kernel_module(family: Family) -> None:
 
 def _errno() -> int:
     """What the C library's errno holds; python-iptables turns it into words only."""
-    location = ctypes.CDLL(None).__errno_location
+    location = _shared("libc.so.6").__errno_location
     location.restype = ctypes.POINTER(ctypes.c_int)
     return int(location()[0]) or errno.EINVAL
 
