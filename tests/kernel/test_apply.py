@@ -4,7 +4,11 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from shlex import join
@@ -289,6 +293,31 @@ def test_the_addresses_that_count_are_those_of_the_other_namespace(fresh: str) -
     with make_pod(ipv4=False) as pod:
         result = applied(fresh, "-i", "*", "--network-namespace", pod.namespace)
         assert summary(result)["families"] == "IPv4,IPv6"
+
+
+@contextmanager
+def with_ids_of_its_own() -> Iterator[str]:
+    """A network namespace that belongs to a user namespace, as of a pod with hostUsers: false: its
+    path. The ids from 0 to 65535 in there are those from 100000 out here."""
+    with subprocess.Popen(["unshare", "--user", "--net", "cat"], stdin=subprocess.PIPE) as child:
+        process = Path(f"/proc/{child.pid}")
+        until = time.monotonic() + 10
+        while (process / "ns/user").readlink() == Path("/proc/self/ns/user").readlink():
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        for kind in ("uid", "gid"):
+            (process / f"{kind}_map").write_text("0 100000 65536")
+        yield f"{process}/ns/net"  # and then cat finds that its input has ended
+
+
+def test_uids_are_those_of_the_namespace_that_is_worked_in(fresh: str) -> None:
+    with with_ids_of_its_own() as path:
+        applied(fresh, *ALL, "--network-namespace", path)
+        again = run_in(fresh, *ALL, environ={"NETWORK_NAMESPACE": path})
+        assert summary(again)["result"] == "unchanged"
+        unknown = run_in(fresh, *ALL, "-u", "65536", "--network-namespace", path)
+        assert unknown.status == 4
+        assert "this user namespace does not know gid 65536, uid 65536" in unknown.stderr
 
 
 @pytest.mark.parametrize(

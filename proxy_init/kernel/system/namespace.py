@@ -6,7 +6,7 @@ import fcntl
 from typing import TypeVar
 
 from ...errors import BadCall, Mistake, NodeCannot
-from ...light import os
+from ...light import os, suppress
 from .c_types import ctypes
 from .workers import Worker
 
@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
+_NS_GET_USERNS, _NS_GET_NSTYPE = 0xB701, 0xB703  # linux/nsfs.h
 _CLONE_NEWNET, _CLONE_NEWUSER = 0x40000000, 0x10000000  # linux/sched.h
 
 _Answer = TypeVar("_Answer")
@@ -23,6 +23,8 @@ _Answer = TypeVar("_Answer")
 def enter(name: str, source: str) -> None:
     """Move this process into a network namespace, by path or by its `ip netns` name.
 
+    Also into the user namespace that it belongs to, whose uids rules there are about: the match
+    owner can't be used from outside (net/netfilter/xt_owner.c, owner_check).
     `source` is the flag or variable that named it.
     Raises BadCall if there is none, NodeCannot if this process may not enter it.
     """
@@ -42,6 +44,7 @@ def enter(name: str, source: str) -> None:
         if _type_of(descriptor) != _CLONE_NEWNET:
             raise BadCall([Mistake(source, name, expected, f"{path} is something else")])
         libc = ctypes.CDLL(None, use_errno=True)
+        _enter_user_namespace_of(descriptor, libc)
         if libc.setns(descriptor, _CLONE_NEWNET):
             reason = os.strerror(ctypes.get_errno())
             raise NodeCannot(
@@ -49,6 +52,22 @@ def enter(name: str, source: str) -> None:
             )
     finally:
         os.close(descriptor)
+
+
+def _enter_user_namespace_of(network: int, libc: ctypes.CDLL) -> None:
+    """Enter the user namespace of a network namespace, if it is not this process's own already.
+
+    Where that can't be, entering the network namespace fails, or what is done there.
+    """
+    try:
+        user = fcntl.ioctl(network, _NS_GET_USERNS)
+    except OSError:  # EPERM: it is none below this process's own
+        return
+    with suppress(OSError):  # without /proc
+        own, other = os.stat("/proc/self/ns/user"), os.fstat(user)
+        if (own.st_dev, own.st_ino) != (other.st_dev, other.st_ino):
+            libc.setns(user, _CLONE_NEWUSER)
+    os.close(user)
 
 
 def asked_in_a_new_one(ask: Callable[[], _Answer]) -> _Answer | None:
