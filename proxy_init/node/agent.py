@@ -177,5 +177,7 @@ class Agent:
     async def _create(self, request: CreateContainerRequest, until: float) -> Message:
         container = container_of(request.container)
         note = await self._keeper.see_to(pod_of(request.pod), container, until)
-        adjustment = ContainerAdjustment(annotations={NOTE: note} if note else {})
-        return CreateContainerResponse(adjust=adjustment if note else None)
+        # The runtime refuses what two agents set, which there are while one replaces the other.
+        if not note or note == container.note:
+            return CreateContainerResponse()
+        return CreateContainerResponse(adjust=ContainerAdjustment(annotations={NOTE: note}))

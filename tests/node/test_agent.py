@@ -322,6 +322,24 @@ def test_after_a_restart_the_agent_knows_the_exact_flags(
     assert state(fresh) == exact == state_of_a_call(*words)
 
 
+def test_of_two_agents_only_the_first_sets_the_annotation(
+    runtime: FakeRuntime, start: Start, fresh: str
+) -> None:
+    """As while one replaces the other; the runtime shows the second what the first has set."""
+    web = pod(fresh, annotations=WITH_VALIDATION)
+    argv = (*VALIDATION, *USUAL, *CHECK_ONLY)
+    annotations: Mapping[str, str] = {}
+    given = []
+    for _ in range(2):
+        start()
+        plugin = runtime.plugin()
+        plugin.run(web)
+        created = container(web, "istio-validation", argv, annotations=annotations)
+        annotations = plugin.create(web, created)
+        given.append(list(annotations))
+    assert given == [["proxy-init.io/validation"], []]
+
+
 def test_where_the_exact_flags_are_lost_the_rules_that_are_there_stay(
     runtime: FakeRuntime, start: Start, fresh: str
 ) -> None:
