@@ -134,7 +134,7 @@ class Keeper:
             if job is None or wanted == state.fulfilled:
                 return Outcome("unchanged")
             source = wanted.source if isinstance(wanted, Redirect) else ""
-            outcome = await carry_out(job, until - started, self._own_files())
+            outcome = await carry_out(job, until - time.monotonic(), self._own_files())
             if not outcome.error:
                 state.fulfilled = wanted
                 state.becomes(*_name(wanted, outcome))
