@@ -1,6 +1,6 @@
-# The init container's image: Python, libiptc and libxtables, proxy-init, the program of iptables that
-# writes to nf_tables, and nothing else: no shell, no package manager. scripts/image builds it; `docker
-# build .` does too.
+# The init container's image: Python, libiptc and libxtables, proxy-init, and nothing else: no shell,
+# no package manager, no program of iptables or nftables. scripts/image builds it; `docker build .`
+# does too.
 
 # Debian stable, whose Python, iptables and libraries get their security fixes for years. Of this
 # stage only what image/assemble names gets into the image.
