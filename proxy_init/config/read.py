@@ -78,7 +78,7 @@ def _read(settings: Settings) -> Config:
     captured = () if all_outbound else settings.cidrs("outbound_networks")
     dns_switch = values.dns_switch_of_variable
     redirect_dns = settings.switch("redirect_dns", of_variable=dns_switch)
-    groups = settings.variable_items("ISTIO_OUTBOUND_OWNER_GROUPS", _group_or_everything(settings))
+    groups = settings.many("owner_groups", _group_or_everything(settings))
     backend, backend_notes = _backend(settings)
     ipv4_only, ipv6_only = settings.switch("ipv4_only"), settings.switch("ipv6_only")
     return Config(
@@ -109,12 +109,8 @@ def _read(settings: Settings) -> Config:
             if groups in ((), (EVERYTHING,))
             else tuple(group for group in groups if group is not EVERYTHING)
         ),
-        owner_groups_excluded=settings.variable_items(
-            "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE", settings.group
-        ),
-        ipv4_loopback=settings.variable(
-            "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR", _ipv4_loopback, LOOPBACK_V4
-        ),
+        owner_groups_excluded=settings.many("owner_groups_excluded", settings.group),
+        ipv4_loopback=settings.one("ipv4_loopback", _ipv4_loopback, LOOPBACK_V4),
         tproxy_mark=settings.one("tproxy_mark", values.mark, 1337),
         tproxy_route_table=settings.one("tproxy_route_table", values.route_table, 133),
         redirect_dns=redirect_dns,
@@ -197,8 +193,10 @@ def _ipv4_loopback(item: str) -> Network:
 
 
 def _dns_servers(settings: Settings) -> Networks:
-    """The name servers in resolv.conf, as in man 5 resolv.conf: a line ends with a line feed, and a
-    server is a plain address. Any other `nameserver` line is skipped."""
+    """The servers of --dns-servers, or those in resolv.conf, as in man 5 resolv.conf: a line ends
+    with a line feed, and a server is a plain address. Any other `nameserver` line is skipped."""
+    if "dns_servers" in settings.given:
+        return tuple(map(network_around, settings.many("dns_servers", values.address)))
     try:
         text = settings.machine.read_text(RESOLV_CONF)
     except OSError:
@@ -266,15 +264,14 @@ def _backend_word(item: str) -> str:
 
 def _contradictions(config: Config, settings: Settings) -> Iterator[Mistake]:
     """Values that are valid alone but not together, or that are not supported."""
-    environ = settings.environ
-    included, excluded = "ISTIO_OUTBOUND_OWNER_GROUPS", "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE"
-    listed = values.items(environ.get(included, ""))
+    included, excluded = map(settings.source, ("owner_groups", "owner_groups_excluded"))
+    listed = values.items(settings.given["owner_groups"].text) if included else []
     if len(listed) > MAX_OWNER_GROUPS:
         limit = f"expected at most {MAX_OWNER_GROUPS} groups, got {len(listed)}"
         yield Mistake(included, None, limit)
     if "*" in listed and listed != ["*"]:
         yield Mistake(included, "*", "expected * alone, or groups without it")
-    if listed not in ([], ["*"]) and values.items(environ.get(excluded, "")):
+    if listed not in ([], ["*"]) and config.owner_groups_excluded:
         yield Mistake(excluded, None, f"expected no groups, because {included} names groups too")
     if not config.printed_families:
         yield Mistake("-4", None, "expected only one of -4 and -6; without them, both are printed")
@@ -322,16 +319,12 @@ def _not_in_1_0(config: Config, settings: Settings) -> Iterator[Mistake]:
     expected = "not supported by the rule set 1.0; remove it, or use --ruleset current"
     for name in (
         *("excluded_interfaces", "virtual_interfaces", "tunnel_port"),
-        *("outbound_ports", "outbound_excluded_ports"),
+        *("outbound_ports", "outbound_excluded_ports", "dns_servers"),
+        *("owner_groups", "owner_groups_excluded", "ipv4_loopback"),
     ):
-        if name in settings.given:
+        listed = values.items(settings.given[name].text) if name in settings.given else []
+        if listed and (name, listed) != ("owner_groups", ["*"]):
             yield Mistake(settings.source(name), settings.given[name].text, expected)
     for name in ("drop_invalid", "redirect_dns", "capture_all_dns"):
         if getattr(config, name):
             yield Mistake(settings.source(name), None, expected)
-    for variable in (
-        *("ISTIO_OUTBOUND_OWNER_GROUPS", "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE"),
-        "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR",
-    ):
-        if values.items(settings.environ.get(variable, "")) not in ([], ["*"]):
-            yield Mistake(variable, settings.environ[variable], expected)

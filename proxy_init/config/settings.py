@@ -85,11 +85,6 @@ class Settings:
                 self.one(flag.name, check, None)
         return given
 
-    def variable(self, name: str, parse: Callable[[str], T], default: T) -> T:
-        """The single value of a variable that has no flag."""
-        text = self.environ.get(name, "").strip()
-        return self._parsed(name, text, parse, default) if text else default
-
     def switch(
         self,
         name: str,
@@ -147,10 +142,6 @@ class Settings:
     def is_everything(self, name: str) -> bool:
         """Whether a flag is `*`, alone."""
         return name in self.given and values.items(self.given[name].text) == ["*"]
-
-    def variable_items(self, name: str, parse: Callable[[str], T]) -> tuple[T, ...]:
-        """The list of a variable that has no flag."""
-        return self._list(name, values.items(self.environ.get(name, "")), parse)
 
     def _file_items(self, source: str, text: str) -> list[str]:
         try:

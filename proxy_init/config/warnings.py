@@ -25,7 +25,7 @@ def warnings_of(
         )
     if 0 in config.proxy_uids and "proxy_uids" not in given:
         yield "uid 0 is not captured by default; set the users of the proxy with -u"
-    if config.redirect_dns and not config.captures_dns:
+    if config.redirect_dns and not config.captures_dns and "dns_servers" not in given:
         source = given["redirect_dns"].source
         yield f"{source}: /etc/resolv.conf lists no name server, so DNS is not captured"
     own_ports = {config.outbound_port, config.inbound_port}
@@ -49,13 +49,15 @@ def warnings_of(
         for network in config.outbound_excluded_networks:
             if network.prefixlen == 0:
                 yield f"{source}: {network} excludes every destination"
-    if OWNER_GROUPS in environ and not items(environ[OWNER_GROUPS]):
+    groups = given.get("owner_groups")
+    if (groups is None or groups.is_variable) and items(environ.get(OWNER_GROUPS, "*")) == []:
         yield (
             f"{OWNER_GROUPS} is empty, so processes of all groups are captured; Istio's program "
             "would capture none: unset the variable, or set it to *"
         )
     if config.owner_groups is not EVERYTHING and set(config.owner_groups) <= set(config.proxy_gids):
-        yield f"{OWNER_GROUPS} names only groups of the proxy, so no outbound traffic is captured"
+        source = given["owner_groups"].source
+        yield f"{source} names only groups of the proxy, so no outbound traffic is captured"
 
 
 def _overlaps(source: str, networks: Networks) -> Iterator[str]:

@@ -204,7 +204,8 @@ class DestinationSet:
 
     @classmethod
     def of(cls, title: str, networks: Sequence[Network]) -> DestinationSet:
-        """A set of networks of one family, without those that are inside others."""
+        """A set of networks of one family, without those that are inside others; each of its
+        ranges is one network."""
         bits = networks[0].max_prefixlen
         starts = ((int(each.network_address), bits - each.prefixlen) for each in networks)
         ranges: list[tuple[int, int]] = []

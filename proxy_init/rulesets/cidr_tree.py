@@ -44,8 +44,8 @@ def list_or_tree(
     rule_for: Callable[[Network], Rule],
     last: Sequence[Rule] = (),
 ) -> Tree:
-    """One rule for each network, all of one family: as a list in this order, or as a tree if there
-    are many; `when` is the value of --cidr-tree.
+    """One rule for each network, all of one family: as a list in this order; or if there are many,
+    also after merging, as a tree. `when` is the value of --cidr-tree.
 
     The chains of a tree are named `prefix`_1, `prefix`_2 and so on; each ends with `last`.
     """
@@ -56,6 +56,8 @@ def list_or_tree(
     from itertools import count
 
     merged = _merged(networks)
+    if len(merged) <= longest:
+        return Tree(tuple(map(rule_for, merged)), {})
     splitter = _Splitter(merged)
     names = (f"{prefix}_{number}" for number in count(1))
     chains: dict[str, tuple[Rule, ...]] = {}

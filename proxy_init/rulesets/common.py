@@ -162,8 +162,11 @@ def destinations(
     word: str, networks: Sequence[Network]
 ) -> Iterator[tuple[Destination | DestinationSet, str]]:
     """The destination matches for networks of one family in nf_tables, each with its words."""
-    if len(networks) <= MAX_SINGLE_NETWORKS:
-        yield from ((Destination(network), str(network)) for network in networks)
-    else:
+    if len(networks) > MAX_SINGLE_NETWORKS:
         title = f"istio-{word}-ipv{networks[0].version}"
-        yield DestinationSet.of(title, networks), f"one of {len(networks):,} networks"
+        merged = DestinationSet.of(title, networks)
+        if len(merged.ranges) > MAX_SINGLE_NETWORKS:
+            yield merged, f"one of {len(merged.ranges):,} networks"
+            return
+        networks = tuple(merged.networks())
+    yield from ((Destination(network), str(network)) for network in networks)

@@ -206,3 +206,18 @@ def test_prove_finds_no_difference_between_list_and_tree(call: Call, capsys: Cap
     other = join([*usual, *lists, "--cidr-tree", "never"])
     assert call("prove", *usual, *lists, "--cidr-tree", "always", "--against", other) == 0
     assert "agree on all packets" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_many_cidrs_that_merge_into_few_are_a_list_of_the_few(backend: str) -> None:
+    halves = [f"10.{n}.{m}.0/25" for n in range(2) for m in range(256)]
+    many = joined([*halves, *(half.replace(".0/25", ".128/25") for half in halves)])
+    if backend == "nft":
+        many = joined(["10.0.0.0/8", "192.0.2.0/24", *halves])
+    ruleset = ruleset_of(Family.V4, "-i", "*", "-x", many, "--backend", backend)
+    chain = ruleset.table("nat").chain("ISTIO_OUTPUT")
+    assert chain is not None
+    found = [str(m.network) for r in chain.rules for m in r.matches if isinstance(m, Destination)]
+    few = ["10.0.0.0/15"] if backend == "legacy" else ["10.0.0.0/8", "192.0.2.0/24"]
+    assert found[-len(few) :] == few
+    assert chains_of(ruleset, "ISTIO_EXCLUDED") == []

@@ -699,6 +699,11 @@ def test_owner_groups_are_read_by_number_and_name() -> None:
     assert read_on(ALICE, **{EXCLUDED: "202,mesh,"}).owner_groups_excluded == (202, 2000)
 
 
+def test_a_flag_for_owner_groups_takes_precedence_over_its_variable() -> None:
+    config = read("--istio-outbound-owner-groups", "7", **{INCLUDED: "6"})
+    assert (config.owner_groups, config.warnings) == ((7,), ())
+
+
 def test_an_exclude_list_goes_with_all_groups_only() -> None:
     assert read(**{INCLUDED: "*", EXCLUDED: "5"}).owner_groups_excluded == (5,)
     [line] = complaints(**{INCLUDED: "6", EXCLUDED: "5"})
@@ -756,6 +761,14 @@ def test_a_line_of_resolv_conf_ends_with_a_line_feed_only(end: str) -> None:
 
 def test_without_resolv_conf_there_are_no_dns_servers() -> None:
     assert read("--redirect-dns").dns_servers == ()
+
+
+def test_dns_servers_are_taken_from_a_flag_instead_of_resolv_conf() -> None:
+    machine = FakeMachine(files={"/etc/resolv.conf": "nameserver 10.96.0.10"})
+    config = read_on(machine, "--redirect-dns", "--dns-servers", "192.0.2.1, fd00::a")
+    assert config.dns_servers == (read_network("192.0.2.1/32"), read_network("fd00::a/128"))
+    [line] = complaints("--redirect-dns", "--dns-servers", "192.0.2.0/24")
+    assert line.startswith("--dns-servers: ")
 
 
 def test_resolv_conf_is_read_for_dns_capture_only() -> None:
