@@ -31,10 +31,8 @@ def session(
     config = read_config(words, environ, Host(), extra)
     logger.set_up(config.log_level, config.log_as_json)
     try:
-        if config.network_namespace is not None:
-            from ..kernel.system.namespace import enter
-
-            enter(config.network_namespace, config.network_namespace_source)
+        if config.network_namespace is not None or config.pod is not None:
+            _enter(config)
         if not config.cleanup_only:
             config = settle(config, global_addresses(ipv4=config.depends_on_ipv4))
         yield config
@@ -44,6 +42,18 @@ def session(
         for line in str(error).splitlines():
             logger.error(line)
         raise
+
+
+def _enter(config: Config) -> None:
+    """Move into the network namespace that the call names. Raises BadCall or NodeCannot."""
+    from ..kernel.system.namespace import enter
+
+    path, source = config.network_namespace, config.network_namespace_source
+    if config.pod is not None:
+        from ..kernel.system.runtime import network_namespace_of
+
+        path, source = network_namespace_of(config.pod, "--pod"), "--pod"
+    enter(path or "", source)
 
 
 def print_text(text: str) -> None:

@@ -85,6 +85,8 @@ class Config:
     network_namespace: str | None
     network_namespace_source: str
     """The flag or variable that names it."""
+    pod: str | None
+    """NAMESPACE/NAME of a pod on this node, in whose network namespace to work."""
     reconcile: bool
     force_apply: bool
     cleanup_only: bool

@@ -138,6 +138,8 @@ FLAG_GROUPS: Mapping[str, tuple[Flag, ...]] = {
     "Applying": (
         Flag("network_namespace", "--network-namespace", "NETWORK_NAMESPACE", "its own", "PATH",
              "Network namespace to work in: a path, or a name of ip netns."),
+        Flag("pod", "--pod", "", "its own", "NAMESPACE/NAME",
+             "On a node: work in the network namespace of this pod; asks crictl for it."),
         Flag("backend", "--backend", "PROXY_INIT_BACKEND", "auto", "[auto|legacy|nft]",
              "Write to the legacy tables (x_tables) or to nf_tables."),
         _switch("native_nftables", "--native-nftables", "NATIVE_NFTABLES",

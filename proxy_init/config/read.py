@@ -127,6 +127,7 @@ def _read(settings: Settings) -> Config:
         ),
         network_namespace=settings.one("network_namespace", str, None),
         network_namespace_source=settings.source("network_namespace"),
+        pod=settings.one("pod", values.pod, None),
         reconcile=settings.switch("reconcile", default=True),
         force_apply=settings.switch("force_apply"),
         cleanup_only=settings.switch("cleanup_only"),
@@ -273,6 +274,9 @@ def _contradictions(config: Config, settings: Settings) -> Iterator[Mistake]:
         yield Mistake(included, "*", "expected * alone, or groups without it")
     if listed not in ([], ["*"]) and config.owner_groups_excluded:
         yield Mistake(excluded, None, f"expected no groups, because {included} names groups too")
+    if config.pod is not None and config.network_namespace is not None:
+        named = config.network_namespace_source
+        yield Mistake("--pod", config.pod, f"cannot be combined with {named}")
     if not config.printed_families:
         yield Mistake("-4", None, "expected only one of -4 and -6; without them, both are printed")
     for name in ("ipv4_only", "ipv6_only"):

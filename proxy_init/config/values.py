@@ -196,6 +196,16 @@ def assignment(line: str) -> dict[str, str]:
     return {name: value}
 
 
+def pod(item: str) -> str:
+    """A pod, as NAMESPACE/NAME (RFC 1123 names, as Kubernetes has them)."""
+    import re
+
+    label = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+    if not re.fullmatch(rf"{label}/{label}(\.{label})*", item):
+        raise BadValue(item, "a pod as NAMESPACE/NAME, such as default/web-0")
+    return item
+
+
 def interface(item: str) -> str:
     """An interface's name, or a prefix that ends in + (net/core/dev.c, dev_valid_name)."""
     name = item.encode("utf-8", "surrogateescape")

@@ -30,6 +30,7 @@ TAKING_A_VALUE = [
     ("--istio-outbound-ipv4-loopback-cidr", "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR"),
     ("--dns-servers", ""),
     ("--network-namespace", "NETWORK_NAMESPACE"),
+    ("--pod", ""),
     ("--iptables-probe-port", "IPTABLES_PROBE_PORT"),
     ("--probe-timeout", "PROBE_TIMEOUT"),
     ("--ruleset", "PROXY_INIT_RULESET"),
