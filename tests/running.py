@@ -149,11 +149,15 @@ def with_rules(tables: Mapping[str, str]) -> dict[str, str]:
 
 
 def restored(
-    name: str, family: Family, text: str, *options: str
+    name: str, family: Family, text: str, *options: str, kind: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Feed text to iptables-restore in a network namespace."""
+    """Feed text to iptables-restore in a network namespace, of the backend that the test is about
+    or of a `kind` such as nft."""
+    command = program(family, "-restore")
+    if kind:
+        command = command.replace(backend_under_test(), kind)
     return subprocess.run(
-        ["ip", "netns", "exec", name, program(family, "-restore"), *options],
+        ["ip", "netns", "exec", name, command, *options],
         input=text,
         capture_output=True,
         text=True,

@@ -9,14 +9,13 @@ from ..rules.model import BUILT_IN, Chain, Family, Rule, Table
 from .counters import Counted, Counts, Standing, counted
 
 
-class Holds(Enum):
-    """Whose rules a table may hold."""
+class TableKind(Enum):
+    """What made a table, which decides whose rules it may hold."""
 
-    OURS = "ours only"
-    """One of our own tables of nf_tables."""
-    MIXED = "ours among others"
-    """A table of x_tables, or one that iptables-nft makes."""
-    OTHERS = "others only"
+    LEGACY = "a legacy table"
+    IPTABLES_NFT = "a table of nf_tables that iptables-nft makes"
+    NATIVE = "one of our own tables of nf_tables, where every rule is ours"
+    OTHERS = "a table of another program, where no rule is ours"
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class KernelTable:
     title: str
     table: Table
     counts: Counts
-    holds: Holds
+    kind: TableKind
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,10 @@ class Line:
 def lines(family: Family, held: KernelTable, wanted: Table) -> Mapping[str, tuple[Line, ...]]:
     """By chain, the rules of a table and those of `wanted` that are missing, each at its place."""
     own: dict[str, list[Counted]] = {}
-    if held.holds is not Holds.OTHERS:
-        whole = _whole(held.table)
-        counts = {chain.name: held.counts.get(chain.name, ()) for chain in whole.chains}
-        for each in counted(family, wanted, whole, counts, held.holds is Holds.OURS):
+    if held.kind is not TableKind.OTHERS:
+        full = whole(held.table)
+        counts = {chain.name: held.counts.get(chain.name, ()) for chain in full.chains}
+        for each in counted(family, wanted, full, counts, held.kind is TableKind.NATIVE):
             own.setdefault(each.chain, []).append(each)
     names = dict.fromkeys([*(chain.name for chain in held.table.chains), *own])
     return {
@@ -61,7 +60,7 @@ def lines(family: Family, held: KernelTable, wanted: Table) -> Mapping[str, tupl
     }
 
 
-def _whole(table: Table) -> Table:
+def whole(table: Table) -> Table:
     """The table with all its built-in chains: nf_tables has only those that somebody made."""
     there = {chain.name for chain in table.chains}
     absent = (Chain(name, ()) for name in BUILT_IN[table.name] if name not in there)

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TypeAlias, assert_never
 
 from ..frozen import replace
+from ..rules.iptables_save import rule_text
 from ..rules.matches import (
     Comment,
     ConnectionMark,
@@ -50,6 +51,7 @@ from ..rules.targets import (
     UnknownTarget,
     Verdict,
 )
+from ..rules.wording import printable
 
 Place: TypeAlias = tuple[str, str, str, int]
 """Where a packet reaches a rule: hook, table, chain and number, from 1."""
@@ -406,7 +408,10 @@ def sentence(packet: Packet, result: Walk) -> str:
     """The result in one sentence."""
     sent = packet_text(packet)
     decided = result.decided_by
-    because = f": {decided.why}" if decided and decided.why else ""
+    because = ""
+    if decided:
+        where = f"rule {decided.number} of {decided.chain} ({decided.table}) decides"
+        because = f": {decided.why or printable(f'{where}:{rule_text(decided.rule)}')}"
     if result.outcome is Outcome.CAPTURED:
         target = f"the proxy's port {result.port} by {result.by}"
         return f"Captured: {sent} goes to {target}{because}."

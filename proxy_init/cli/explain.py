@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, groupby
 
+from ..analysis.diagnosis import Finding
 from ..analysis.packet_walk import (
     Direction,
     Packet,
@@ -22,6 +23,7 @@ from ..config.command_line import split
 from ..config.flags import Flag
 from ..kernel.enforce import wanted_rulesets
 from ..rules.iptables_save import rule_text
+from .findings import finding_fields, finding_lines, findings, known_services
 from .packet_options import PACKET, given_packet
 from .picture import chosen_format, drawn, format_option, picture
 from .pod_network import LIVE, SAVED, is_live, live_rules, pod_network_of, saved_pod_networks
@@ -56,8 +58,9 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
             pod_network = pod_network_of(wanted, own, *backends)
         result = walk(pod_network, packet)
         others = alternatives(pod_network, packet)
+        found = findings(backends, known_services(config, environ)) if backends else ()
         as_text = _json if config.output == "json" else _text
-        print_text(as_text(packet, result, others))
+        print_text(as_text(packet, result, others, found))
     return 0
 
 
@@ -96,10 +99,17 @@ def explain_call(flags: Sequence[str], packet: Packet, *more: str) -> str:
     return shlex.join(["proxy-init", "explain", *flags, *words, *more])
 
 
-def _text(packet: Packet, result: Walk, others: Sequence[tuple[Visit, Walk]]) -> str:
+def _text(
+    packet: Packet,
+    result: Walk,
+    others: Sequence[tuple[Visit, Walk]],
+    found: Sequence[Finding],
+) -> str:
     lines = textwrap.wrap(sentence(packet, result), WIDTH)
     for visit, other in others:
         lines += textwrap.wrap(either_text(packet, visit, other), WIDTH)
+    for finding in found:
+        lines += ["", *finding_lines(finding)]
     for (hook, table), visits in groupby(result.path, lambda visit: (visit.hook, visit.table)):
         lines += ["", f"{hook}, table {table}"]
         for visit in visits:
@@ -117,8 +127,13 @@ def _visit_lines(visit: Visit) -> Iterator[str]:
         )
 
 
-def _json(packet: Packet, result: Walk, others: Sequence[tuple[Visit, Walk]]) -> str:
-    found = {
+def _json(
+    packet: Packet,
+    result: Walk,
+    others: Sequence[tuple[Visit, Walk]],
+    found: Sequence[Finding],
+) -> str:
+    fields = {
         "verdict": result.outcome.value,
         "by": result.by,
         "port": result.port,
@@ -128,8 +143,9 @@ def _json(packet: Packet, result: Walk, others: Sequence[tuple[Visit, Walk]]) ->
             {"if": _visit_fields(visit), "verdict": other.outcome.value, "port": other.port}
             for visit, other in others
         ],
+        "findings": [finding_fields(finding) for finding in found],
     }
-    return json.dumps(found, indent=2) + "\n"
+    return json.dumps(fields, indent=2) + "\n"
 
 
 def _visit_fields(visit: Visit) -> dict[str, object]:

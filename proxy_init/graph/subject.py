@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..analysis.kernel_rules import Holds, KernelTable, Line, lines
+from ..analysis.kernel_rules import KernelTable, Line, TableKind, lines
 from ..analysis.packet_walk import PodNetwork
 from ..rules.inet_tables import PRIORITIES
 from ..rules.model import BUILT_IN, Chain, Family, PolicyRoute, Rule, Ruleset, Table
@@ -54,7 +54,7 @@ def of_kernel(
     # The title of a table that the flags are about is its name.
     there = {each.title for each in tables}
     absent = [
-        KernelTable(PRIORITIES[name], name, Table(name, ()), {}, Holds.OURS)
+        KernelTable(PRIORITIES[name], name, Table(name, ()), {}, TableKind.NATIVE)
         for name in BUILT_IN
         if name not in there and wanted.table(name).chains
     ]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from ..analysis.kernel_rules import Holds, KernelTable
+from ..analysis.kernel_rules import KernelTable, TableKind
 from ..rules.inet_tables import PRIORITIES
 from ..rules.model import PolicyRoute, Ruleset
 from .backend import Backend, Task
@@ -48,6 +48,8 @@ def _tables(ruleset: Ruleset, backend: Backend) -> tuple[KernelTable, ...]:
 
     tables = Tables(family)
     return tuple(
-        KernelTable(PRIORITIES[name], name, tables.read(name), tables.counts(name), Holds.MIXED)
+        KernelTable(
+            PRIORITIES[name], name, tables.read(name), tables.counts(name), TableKind.LEGACY
+        )
         for name in tables.instantiated()
     )

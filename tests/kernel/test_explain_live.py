@@ -65,6 +65,7 @@ def test_nothing_in_the_kernel_captures_nothing() -> None:
     with make_pod(ipv6=False) as pod:
         assert explained(pod.namespace, "--live", "--to", "198.51.100.7:80") == {
             **{"verdict": "direct", "by": None, "port": None, "path": [], "either": []},
+            "findings": [],
             "sentence": "Direct: TCP to 198.51.100.7:80 from uid 1000, gid 1000 is not captured: "
             "no rule captures it.",
         }

@@ -300,6 +300,33 @@ def test_every_command_works(node: Node, fresh: str) -> None:
     assert held(fresh) == {family: {} for family in BOTH}
 
 
+@pytest.mark.parametrize("replaced", [False, True], ids=["arguments", "command"])
+def test_it_is_fit_for_an_ephemeral_container(node: Node, fresh: str, replaced: bool) -> None:
+    """In the network namespace of a pod, with the words behind `kubectl debug … --`, which take the
+    place of the entrypoint, or with --arguments-only do not."""
+    flags = FLAGS["REDIRECT"]
+    assert run(node, fresh, *flags).returncode == 0
+
+    def debug(*words: str, options: tuple[str, ...] = CAPABLE) -> Run:
+        if replaced:
+            options = (*options, "--entrypoint", json.dumps(["proxy-init", words[0]]))
+            words = words[1:]
+        return run(node, fresh, *words, options=options)
+
+    assert debug("status", *flags).returncode == 0
+    live = debug("explain", "--live", "--to", "192.0.2.1:80")
+    assert live.stdout.startswith("Captured: ")
+    assert "Nobody listens on TCP port" in live.stdout  # which takes no capability to see
+    picture = debug("graph", *flags, "--live", "--format", "mermaid")
+    assert "never matched" in picture.stdout
+    assert debug("validate", *flags).returncode == 0
+    for command in ("status", "counters", "explain", "graph"):
+        words = {"explain": ("--live", "--to", "192.0.2.1:80"), "graph": ("--live",)}
+        refused = debug(command, *flags, *words.get(command, ()), options=LOCKED)
+        assert (refused.returncode, refused.stdout) == (4, "")
+        assert "missing capability NET_ADMIN and NET_RAW: " in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "missing"),
     [

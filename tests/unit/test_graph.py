@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from proxy_init.analysis.kernel_rules import Holds, KernelTable
+from proxy_init.analysis.kernel_rules import KernelTable, TableKind
 from proxy_init.analysis.packet_walk import Outcome, Packet, Walk, sentence, walk
 from proxy_init.cli.terminal import on_screen
 from proxy_init.graph.dot import dot_text, svg_text
@@ -436,11 +436,11 @@ def test_a_packet_needs_a_destination(call: Call, capsys: Captured) -> None:
 # The kernel's rules, with counts.
 
 
-def kernel(*rules: Rule, counts: Sequence[int], holds: Holds = Holds.MIXED) -> KernelTable:
+def kernel(*rules: Rule, counts: Sequence[int], kind: TableKind = TableKind.LEGACY) -> KernelTable:
     """The table nat with these rules in OUTPUT."""
     table = Table("nat", (Chain("OUTPUT", rules), Chain("ISTIO_OUTPUT", ())))
     counted = {"OUTPUT": tuple(Count(n, 60 * n) for n in counts), "ISTIO_OUTPUT": ()}
-    return KernelTable(0, "nat", table, counted, holds)
+    return KernelTable(0, "nat", table, counted, kind)
 
 
 JUMP = Rule((), Jump("ISTIO_OUTPUT"), "ours")

@@ -366,14 +366,14 @@ def walkable(snapshot: Snapshot, family: Family) -> list[KernelTable]:
 
 def _asked_tables(raw: RawTable, snapshot: Snapshot, family: Family) -> Iterator[KernelTable]:
     """A table's parts."""
-    from ...analysis.kernel_rules import Holds, KernelTable
+    from ...analysis.kernel_rules import KernelTable, TableKind
 
     names = {title: name for name, title in TABLES.items()}
     if raw.family == INET and raw.name in names:
         name = names[raw.name]
         ours = our_view(snapshot, name, family)
         if not any("@" in chain.name for chain in ours.table.chains):
-            yield KernelTable(PRIORITIES[name], name, ours.table, ours.counts, Holds.OURS)
+            yield KernelTable(PRIORITIES[name], name, ours.table, ours.counts, TableKind.NATIVE)
             return
     view = _view(raw.name, raw, family, lambda chain: chain.name, str)
     bases = [chain for chain in raw.chains.values() if chain.hook]
@@ -402,7 +402,7 @@ def _asked_tables(raw: RawTable, snapshot: Snapshot, family: Family) -> Iterator
                     title + "'" * len(called),
                     Table(slot, (*(chain for _, chain in now.values()), *others)),
                     {**view.counts, **counts},
-                    Holds.MIXED if made_by_iptables else Holds.OTHERS,
+                    TableKind.IPTABLES_NFT if made_by_iptables else TableKind.OTHERS,
                 )
 
 
