@@ -14,7 +14,7 @@ from ..config.values import BadValue, port
 from ..errors import ApplyFailed
 from ..kernel.system.host import Host
 from ..log import logger
-from .session import print_text
+from .session import errors_logged, print_text
 
 _MOST_SECONDS = 10
 
@@ -64,20 +64,21 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     own = {name: setting.text.strip() for name, setting in config.own.items()}
     # Written so, no value can be taken for a flag.
     given = split(words, OPTIONS).given
-    defaults = tuple(f"{s.source}={s.text}" for name, s in given.items() if name not in own)
+    of_agent = {*own, "log_level", "log_as_json"}
+    defaults = tuple(f"{s.source}={s.text}" for name, s in given.items() if name not in of_agent)
 
     from ..node import agent, wishes
     from ..node.pod_config import pod_config
 
     pod_config((*wishes.ISTIO_DEFAULTS, *defaults), {})  # what no pod could have, fails now
-    agent.run(
-        agent.Options(
-            own.get("nri_socket", _NRI_SOCKET.default),
-            own.get("plugin_index", "10"),
-            port(own["http_port"]) if "http_port" in own else None,
-            defaults,
-        )
+    options = agent.Options(
+        own.get("nri_socket", _NRI_SOCKET.default),
+        own.get("plugin_index", "10"),
+        port(own["http_port"]) if "http_port" in own else None,
+        defaults,
     )
+    with errors_logged():
+        agent.run(options)
     return 0
 
 
@@ -85,8 +86,9 @@ def list_pods(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Print what the agent of this network namespace knows of its pods. Raises ApplyFailed."""
     config = read_config(words, environ, Host(), PODS_OPTIONS)
     path = config.own["nri_socket"].text if "nri_socket" in config.own else _NRI_SOCKET.default
-    pods = _ask(path)
-    print_text(json.dumps(pods, indent=2) + "\n" if config.output == "json" else _table(pods))
+    with errors_logged():
+        pods = _ask(path)
+        print_text(json.dumps(pods, indent=2) + "\n" if config.output == "json" else _table(pods))
     return 0
 
 

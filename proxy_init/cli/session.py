@@ -30,12 +30,19 @@ def session(
     """
     config = read_config(words, environ, Host(), extra)
     logger.set_up(config.log_level, config.log_as_json)
-    try:
+    with errors_logged():
         if config.network_namespace is not None or config.pod is not None:
             _enter(config)
         if not config.cleanup_only:
             config = settle(config, global_addresses(ipv4=config.depends_on_ipv4))
         yield config
+
+
+@contextmanager
+def errors_logged() -> Iterator[None]:
+    """Log an error that leaves the block, but not that a call is invalid: see `session`."""
+    try:
+        yield
     except BadCall:
         raise
     except ProxyInitError as error:

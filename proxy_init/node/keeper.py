@@ -30,6 +30,7 @@ class _State:
         self.name = "new"
         self.why = ""
         self.outcome = Outcome("unchanged")
+        self.words: tuple[str, ...] = ()
 
     def becomes(self, name: str, why: str) -> bool:
         """Take a new name, and why; gives whether that is news."""
@@ -62,6 +63,7 @@ class Keeper:
         state.pod = pod
         if created:
             state.containers[created.name] = created
+        logger.debug("%s: %s", pod.title, f"container {created.name}" if created else "new pod")
         if state.repair:
             state.repair.cancel()  # superseded
         async with state.lock:
@@ -134,9 +136,10 @@ class Keeper:
             if job is None or wanted == state.fulfilled:
                 return Outcome("unchanged")
             source = wanted.source if isinstance(wanted, Redirect) else ""
-            outcome = await carry_out(job, until - time.monotonic(), self._own_files())
+            outcome = await carry_out(job, until, self._own_files())
             if not outcome.error:
                 state.fulfilled = wanted
+                state.words = outcome.words
                 state.becomes(*_name(wanted, outcome))
         state.outcome = outcome
         self._metrics.outcomes.labels(outcome.result).inc()
@@ -147,28 +150,21 @@ class Keeper:
 
     def _job(self, state: _State, wanted: Wish, event: str) -> Job | None:
         """What there is to do; nothing for a pod that is left alone, which is logged once."""
-        netns = state.pod.netns
-        if isinstance(wanted, LeaveAlone) or netns is None:
-            why = wanted.why if isinstance(wanted, LeaveAlone) else ""
-            if state.becomes("left alone", why):
+        netns = state.pod.netns or ""  # who has none is left alone
+        if isinstance(wanted, LeaveAlone):
+            if state.becomes("left alone", wanted.why):
                 self._metrics.outcomes.labels("left_alone").inc()
-                logger.info("%s: left alone: %s", state.pod.title, why)
+                logger.info("%s: left alone: %s", state.pod.title, wanted.why)
             return None
         if isinstance(wanted, NoRules):
             if state.becomes("no rules", wanted.why):
                 logger.info("%s: no rules: %s", state.pod.title, wanted.why)
             if event != "create":
                 return None
-            return Job(netns, wanted.words, wanted.environ, clean=True)
+            return Job(netns, wanted.instead_of, clean=True)
         if wanted.note and wanted != state.fulfilled:
             logger.warning("%s: %s", state.pod.title, wanted.note)
-        return Job(
-            netns,
-            wanted.words,
-            wanted.environ,
-            wanted.annotations,
-            if_missing=wanted.if_missing,
-        )
+        return Job(netns, wanted)
 
     def counts(self) -> Mapping[str, int]:
         """How many pods there are, by state."""
@@ -197,7 +193,7 @@ def _described(state: _State) -> dict[str, object]:
         "state": state.name,
         "why": state.why,
         "source": redirect.source if redirect else "",
-        "flags": list(redirect.words) if redirect else [],
+        "flags": list(state.words) if redirect else [],
         "environment": dict(redirect.environ) if redirect else {},
         "backend": state.outcome.backend,
         "families": state.outcome.families,

@@ -1,5 +1,6 @@
 """A pod's flags as a checked configuration, with what a pod may not decide in node mode."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 
 from ..config.command_line import merge, split
@@ -8,11 +9,12 @@ from ..config.read import read_config
 from ..errors import BadCall, Mistake
 from ..frozen import replace
 from ..kernel.system.host import Host
+from .wishes import OWN_FLAGS
 
 _WAIT = 1
 """Seconds for whoever else is at work in the pod, another agent for example."""
 _FILES_OF_1_0 = ("/var/lib/istio/envoy/cluster.env", "/var/lib/istio/envoy/sidecar.env")
-_OF_THE_PROCESS = ("network_namespace", "cleanup_only", "dry_run")
+_OF_THE_PROCESS = ("network_namespace", "pod", "cleanup_only", "dry_run")
 """Flags that have no sense where the agent writes the rules."""
 
 
@@ -35,11 +37,12 @@ def pod_config(
     """The configuration of a pod.
 
     As an init container has it, but for what concerns the process and not the rules, and for DNS:
-    the name servers of the pod are not known here, so if any DNS is redirected, all of it is.
+    the name servers of the pod are not known here, so unless --dns-servers names them, all DNS is
+    redirected if any is.
     Raises BadCall; a mistake in a flag that one of `annotations` set names it, too.
     """
     given = merge(split(words), environ)
-    if "redirect_dns" in given:
+    if "redirect_dns" in given and "dns_servers" not in given:
         words = (*words, "--capture-all-dns")
     try:
         config = read_config(words, environ, _NoFiles())
@@ -61,6 +64,15 @@ def pod_config(
         skip_rule_apply=False,
         run_validation=False,
     )
+
+
+def shell_words(text: str) -> tuple[str, ...]:
+    """The words of an annotation that holds flags. Raises BadCall."""
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        expected = f"expected flags as in a shell: {error}"
+        raise BadCall([Mistake(OWN_FLAGS, text, expected)]) from None
 
 
 def _named(mistake: Mistake, annotations: Mapping[str, str]) -> Mistake:

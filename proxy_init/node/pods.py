@@ -16,9 +16,7 @@ NOTE = "proxy-init.io/validation"
 runtime lists no container that has ended."""
 
 _VARIABLES = {name for flag in FLAGS for name in flag.variables.split()} | {
-    *("ENVOY_USER", "ISTIO_CLUSTER_CONFIG", "ISTIO_SIDECAR_CONFIG"),
-    *("ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR", "ISTIO_OUTBOUND_OWNER_GROUPS"),
-    *("ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE", "DISABLE_ENVOY"),
+    *("ENVOY_USER", "ISTIO_CLUSTER_CONFIG", "ISTIO_SIDECAR_CONFIG", "DISABLE_ENVOY"),
 }
 _NETNS = re.compile(r"(?:/var)?(/run/netns/[A-Za-z0-9_-][A-Za-z0-9._-]*)")
 

@@ -6,7 +6,6 @@ reads them; an annotation of our own that holds flags.
 
 import json
 import re
-import shlex
 from collections.abc import Mapping, Sequence, Set
 from typing import TypeAlias
 
@@ -51,13 +50,15 @@ _CONTAINER_NAME = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 class Redirect:
     """Rules, by flags and variables as an init container would have them.
 
-    `source` says where they come from; `annotations`, which of them set a flag. `if_missing`: only
-    where no rules are, since the pod's exact flags are no longer known.
+    `text` are more flags, as in a shell. `source` says where they come from; `annotations`, which
+    of them set a flag. `if_missing`: only where no rules are, since the pod's exact flags are no
+    longer known.
     """
 
     words: tuple[str, ...]
     environ: Mapping[str, str]
     source: str
+    text: str = ""
     annotations: Mapping[str, str] = {}
     if_missing: bool = False
     note: str = ""
@@ -68,8 +69,7 @@ class NoRules:
     """No rules for now, or not any more: those that are there are removed."""
 
     why: str
-    words: tuple[str, ...] = ()
-    environ: Mapping[str, str] = {}
+    instead_of: Redirect = Redirect((), {}, "")
 
 
 @frozen
@@ -100,14 +100,14 @@ def wish(
         if isinstance(said, Redirect):
             said = replace(said, note=f"{OWN_FLAGS} is ignored: {said.source} says what to do")
         else:
-            words = _shell_words(pod.annotations[OWN_FLAGS])
-            said = _checked(Redirect(words, {}, f"annotation {OWN_FLAGS}"))
+            text = pod.annotations[OWN_FLAGS]
+            said = _checked(Redirect((), {}, f"annotation {OWN_FLAGS}", text))
     if not isinstance(said, Redirect) or RULES_FROM not in pod.annotations:
         return said
     first = _container_name(pod.annotations[RULES_FROM], injected)
     if first in containers or created == VALIDATION:
         return said
-    return NoRules(f"its rules wait for the container {first}", said.words, said.environ)
+    return NoRules(f"its rules wait for the container {first}", said)
 
 
 def _by_istio(
@@ -135,9 +135,8 @@ def _by_istio(
             text = ",".join(dict.fromkeys((*items(text), *_ALWAYS_EXCLUDED)))
         words += [flag, text]
     environ = {name: proxy.environ[name] for name in _OF_PROXY if name in proxy.environ}
-    return _checked(
-        Redirect(tuple(words), environ, "annotations of Istio", annotations, VALIDATION in injected)
-    )
+    redirect = Redirect(tuple(words), environ, "annotations of Istio", annotations=annotations)
+    return _checked(replace(redirect, if_missing=VALIDATION in injected))
 
 
 def _exact(containers: Mapping[str, Container]) -> Redirect | None:
@@ -199,15 +198,6 @@ def _no_sidecar(proxy: Container) -> str:
     return ""
 
 
-def _shell_words(text: str) -> tuple[str, ...]:
-    _check_size(len(text), OWN_FLAGS)  # before work is spent on it
-    try:
-        return tuple(shlex.split(text))
-    except ValueError as error:
-        expected = f"expected flags as in a shell: {error}"
-        raise BadCall([Mistake(OWN_FLAGS, text, expected)]) from None
-
-
 def _container_name(text: str, injected: Set[str]) -> str:
     if not _CONTAINER_NAME.fullmatch(text) or (injected and text not in injected):
         expected = "expected the name of the proxy's container"
@@ -217,10 +207,7 @@ def _container_name(text: str, injected: Set[str]) -> str:
 
 
 def _checked(redirect: Redirect) -> Redirect:
-    _check_size(sum(map(len, (*redirect.words, *redirect.environ.values()))), redirect.source)
+    if sum(map(len, (*redirect.words, redirect.text, *redirect.environ.values()))) > MOST_BYTES:
+        expected = f"expected at most {MOST_BYTES} characters"
+        raise BadCall([Mistake(redirect.source, None, expected)])
     return redirect
-
-
-def _check_size(size: int, source: str) -> None:
-    if size > MOST_BYTES:
-        raise BadCall([Mistake(source, None, f"expected at most {MOST_BYTES} characters")])

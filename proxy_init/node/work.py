@@ -8,7 +8,8 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -27,7 +28,8 @@ from ..kernel.system.namespace import enter
 from ..kernel.system.workers import Worker
 from ..log import logger
 from ..rules import counts
-from .pod_config import pod_config
+from .pod_config import pod_config, shell_words
+from .wishes import Redirect
 
 _OWN = "/proc/self/ns/net"
 _MOST_LINES, _MOST_CHARACTERS = 10, 300
@@ -48,18 +50,11 @@ LOADED = (
 
 @frozen
 class Job:
-    """Rules to write or, with `clean`, to remove, by flags and variables, in a namespace.
-
-    `annotations` are the sources of flags, by flag. With `if_missing`, rules of ours that are there
-    already are kept as they are.
-    """
+    """What to do in a network namespace: write the rules, or with `clean` remove them."""
 
     netns: str
-    words: tuple[str, ...]
-    environ: Mapping[str, str]
-    annotations: Mapping[str, str] = {}
+    redirect: Redirect
     clean: bool = False
-    if_missing: bool = False
 
 
 @frozen
@@ -69,11 +64,11 @@ class Outcome:
 
     result: str
     error: str = ""
-    replaced: bool = False
-    """Whether other rules of ours were there."""
     backend: str = "none"
     families: str = "none"
     rules: int = 0
+    words: tuple[str, ...] = ()
+    """All flags, one word each."""
     warnings: tuple[str, ...] = ()
 
 
@@ -90,13 +85,14 @@ def load() -> None:
     gc.freeze()  # a child's collection must not copy all of this
 
 
-async def carry_out(job: Job, seconds: float, close: Sequence[int] = ()) -> Outcome:
-    """Do a job in a child, which first closes these files of the agent's.
+async def carry_out(job: Job, until: float, close: Sequence[int] = ()) -> Outcome:
+    """Do a job in a child, which first closes these files of the agent's, until some time of the
+    monotonic clock.
 
     It may be cancelled: the child is killed, which leaves each table whole.
     """
     try:
-        return await _in_child(job, seconds, close)
+        return await _in_child(job, until, close)
     except OSError as error:
         return Outcome("failed", f"the agent has no room for another process: {error.strerror}")
     except ProxyInitError as error:
@@ -109,14 +105,16 @@ async def carry_out(job: Job, seconds: float, close: Sequence[int] = ()) -> Outc
         return Outcome("failed", short(words))
 
 
-async def _in_child(job: Job, seconds: float, close: Sequence[int]) -> Outcome:
+async def _in_child(job: Job, until: float, close: Sequence[int]) -> Outcome:
+    started = time.monotonic()
     with Worker(job.netns, partial(_steps, job, close)) as worker:
         worker.ask()
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(until - time.monotonic()):
                 await _readable(worker.fileno())
         except TimeoutError:
             worker.kill()
+            seconds = time.monotonic() - started
             return Outcome("late", f"the rules were not in place after {seconds:.1f} s; try again")
         except BaseException:
             worker.kill()
@@ -150,7 +148,9 @@ def _steps(job: Job, close: Sequence[int]) -> Iterator[Outcome]:
 
 
 def _done(job: Job) -> Outcome:
-    config = pod_config(job.words, job.environ, job.netns, job.annotations)
+    redirect = job.redirect
+    words = (*redirect.words, *shell_words(redirect.text))
+    config = pod_config(words, redirect.environ, job.netns, redirect.annotations)
     if os.path.samefile(job.netns, _OWN):  # noqa: PTH121
         raise ApplyFailed(f"{job.netns} is the agent's own network namespace")
     enter(job.netns, "network namespace")
@@ -159,14 +159,11 @@ def _done(job: Job) -> Outcome:
     else:
         config = settle(config, global_addresses(ipv4=config.depends_on_ipv4))
         if config.mode is Mode.NONE:
-            return Outcome("unchanged")
+            return Outcome("unchanged", words=words)
     rulesets = enforce.wanted_rulesets(config)
-    replaced = False
 
     def decide(findings: Sequence[Finding]) -> None:
-        nonlocal replaced
-        replaced = any(finding.holds_ours and finding.differs for finding in findings)
-        if job.if_missing and any(finding.holds_ours for finding in findings):
+        if redirect.if_missing and any(finding.holds_ours for finding in findings):
             raise _Keep
 
     # The file of the namespace is a lock that all agents see.
@@ -175,14 +172,14 @@ def _done(job: Job) -> Outcome:
         try:
             changed = enforce.enforce(config, rulesets, chosen, decide)
         except _Keep:
-            return Outcome("kept", backend=chosen.backend.value)
+            return Outcome("kept", backend=chosen.backend.value, words=words)
     used = [ruleset for ruleset in rulesets if ruleset.tables]
     return Outcome(
         ("cleaned" if job.clean else "applied") if changed else "unchanged",
-        replaced=replaced,
         backend=chosen.backend.value,
         families=",".join(ruleset.family.title for ruleset in used) or "none",
         rules=sum(len(ruleset.rules) for ruleset in used),
+        words=words,
         warnings=tuple(_cut(line) for line in config.warnings[:_MOST_LINES]),
     )
 

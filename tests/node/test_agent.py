@@ -198,7 +198,7 @@ def test_a_refusal_of_the_kernel_fails_the_pod(
 def test_a_late_answer_is_an_error(plugin: Plugin, fresh: str) -> None:
     web = pod(fresh, annotations=own_flags(*USUAL))
     plugin.begin_run(web, seconds=0.004)
-    with pytest.raises(CallFailed, match=r"the rules were not in place after 0\.0 s"):
+    with pytest.raises(CallFailed, match=r"the rules were not in place after \d\.\d s"):
         plugin.finish()
     plugin.run(web)
     assert state(fresh) == state_of_a_call(*USUAL)
@@ -376,7 +376,7 @@ def test_killed_at_any_moment_it_finishes_after_it_is_started_again(
     print("seed", seed)
     chance = random.Random(seed)
     wanted = state_of_a_call(*USUAL, "--ipv6")
-    for _ in range(8):
+    for _ in range(4):
         with fresh_namespace() as name:
             web = pod(name, annotations=own_flags(*USUAL, "--ipv6"))
             agent = start()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from proxy_init.errors import BadCall
 from proxy_init.node.nri_pb2 import Container as ContainerMessage
 from proxy_init.node.nri_pb2 import LinuxNamespace, LinuxPodSandbox, PodSandbox
-from proxy_init.node.pod_config import pod_config
+from proxy_init.node.pod_config import pod_config, shell_words
 from proxy_init.node.pods import NOTE, Container, Pod, container_of, pod_of
 from proxy_init.node.wishes import (
     ISTIO_DEFAULTS,
@@ -238,19 +238,21 @@ def test_a_status_that_lists_no_containers_is_enough(status: str) -> None:
 def test_our_own_annotation_holds_flags() -> None:
     said = wished({"proxy-init.io/flags": "-p 15001 -i '*' -x \"\""})
     assert isinstance(said, Redirect)
-    assert said.words == ("-p", "15001", "-i", "*", "-x", "")
+    assert (*said.words, *shell_words(said.text)) == ("-p", "15001", "-i", "*", "-x", "")
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("-i '*", "proxy-init.io/flags: got .* expected flags as in a shell: No closing quotation"),
-        ("-i 10.0.0.0/8 " * 10_000, "proxy-init.io/flags: expected at most 131072 characters"),
-    ],
-)
-def test_our_own_annotation_must_be_words_of_a_shell(text: str, message: str) -> None:
-    with pytest.raises(BadCall, match=message):
+def test_flags_of_a_pod_have_a_greatest_length() -> None:
+    text = "-i 10.0.0.0/8 " * 10_000
+    with pytest.raises(BadCall, match=r"proxy-init\.io/flags: expected at most 131072 characters"):
         wished({"proxy-init.io/flags": text})
+    with pytest.raises(BadCall, match="istio-validation: expected at most 131072 characters"):
+        wished({}, Container("istio-validation", ("istio-iptables", text)))
+
+
+def test_our_own_annotation_must_be_words_of_a_shell() -> None:
+    expected = r"proxy-init\.io/flags: got .* expected flags as in a shell: No closing quotation"
+    with pytest.raises(BadCall, match=expected):
+        shell_words("-i '*")
 
 
 def test_rules_may_wait_for_the_container_of_the_proxy() -> None:
@@ -277,6 +279,7 @@ def test_a_container_that_rules_wait_for_must_be_one_of_the_pod(name: str) -> No
     [
         (("--network-namespace", "/proc/1/ns/net"), {}),
         ((), {"NETWORK_NAMESPACE": "/proc/1/ns/net"}),
+        (("--pod", "default/other"), {}),
         (("--cleanup-only",), {}),
         (("-n",), {}),
         ((), {"DRY_RUN": "true"}),
@@ -302,6 +305,13 @@ def test_files_of_rule_set_1_0_are_not_read_for_a_pod() -> None:
 def test_the_lock_file_and_the_wait_are_the_agents() -> None:
     config = pod_config(("--wait", "3000"), {"XTABLES_LOCKFILE": "/run/nri/x"}, "/run/netns/cni-1")
     assert (config.lock_file, config.wait) == ("/run/netns/cni-1", 1)
+
+
+def test_dns_is_redirected_for_all_servers_unless_some_are_named() -> None:
+    assert pod_config(("--redirect-dns",), {}).capture_all_dns
+    named = pod_config(("--redirect-dns", "--dns-servers", "10.96.0.10"), {})
+    assert not named.capture_all_dns
+    assert [str(server) for server in named.dns_servers] == ["10.96.0.10/32"]
 
 
 def test_rules_are_replaced_whatever_the_pod_says() -> None:
@@ -342,7 +352,8 @@ def test_whatever_a_pod_says_is_a_wish_or_a_bad_call(
     try:
         said = wished(annotations, Container("istio-validation", ("istio-iptables", *argv)))
         if isinstance(said, Redirect):
-            pod_config(said.words, said.environ, "", said.annotations)
+            words = (*said.words, *shell_words(said.text))
+            pod_config(words, said.environ, "", said.annotations)
     except BadCall as bad:
         assert bad.mistakes
 
