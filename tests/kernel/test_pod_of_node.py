@@ -55,7 +55,7 @@ def asking(
     program(
         directory,
         f'echo "$@" >>{directory}/calls\n'
-        f'case $1 in pods) cat {directory}/pods;; inspectp) cat "{directory}/$2";; esac',
+        f'case $1 in pods) cat {directory}/pods;; inspectp) cat "{directory}/$4";; esac',
     )
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
 
@@ -90,7 +90,7 @@ def test_it_works_in_the_network_namespace_of_the_newest_ready_pod_of_that_name(
         assert tables_made(older) == tables_made(fresh) == NONE_MADE
         assert run_in(fresh, "status", *FLAGS, "--pod", "default/web-0").status == 0
     calls = (tmp_path / "calls").read_text().splitlines()
-    assert calls[0] == "pods --namespace default --name ^web\\-0$ --state Ready -o json"
+    assert calls[0] == "pods -o json --namespace default --name ^web\\-0$ --state Ready"
 
 
 def test_without_a_path_the_process_of_the_sandbox_names_the_namespace(

@@ -278,6 +278,7 @@ def test_a_container_that_rules_wait_for_must_be_one_of_the_pod(name: str) -> No
     ("words", "environ"),
     [
         (("--network-namespace", "/proc/1/ns/net"), {}),
+        (("--pod", "default/other"), {}),
         ((), {"NETWORK_NAMESPACE": "/proc/1/ns/net"}),
         (("--pod", "default/other"), {}),
         (("--cleanup-only",), {}),

@@ -45,11 +45,11 @@ def network_namespace_of(pod: str, source: str) -> str:
     return path
 
 
-def _asked(source: str, *words: str) -> dict[str, Any]:
+def _asked(source: str, command: str, *words: str) -> dict[str, Any]:
     """What crictl answers."""
     try:
         answer = subprocess.run(
-            ["crictl", *words, "-o", "json"],
+            ["crictl", command, "-o", "json", *words],  # it takes no option behind an argument
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
