@@ -26,7 +26,16 @@ from ..rules.iptables_save import rule_text
 from .findings import finding_fields, finding_lines, findings, known_services
 from .packet_options import PACKET, given_packet
 from .picture import chosen_format, drawn, format_option, picture
-from .pod_network import LIVE, SAVED, is_live, live_rules, pod_network_of, saved_pod_networks
+from .pod_network import (
+    LIVE,
+    SAVED,
+    is_live,
+    kernel_pod_network,
+    kernel_rules,
+    live_rules,
+    pod_network_of,
+    saved_pod_networks,
+)
 from .session import print_text, session
 from .terminal import WIDTH
 
@@ -47,18 +56,20 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
         if kind != "text":
             print_text(drawn(picture(config, (packet, own)), kind))
             return 0
-        backends, rulesets = (
-            live_rules(config) if is_live(config) else ((), wanted_rulesets(config))
-        )
-        wanted = next(r for r in rulesets if r.family is packet.family)
+        live = is_live(config)
+        backends, rulesets = live_rules(config) if live else ((), wanted_rulesets(config))
+        present = {each.family: kernel_rules(each, *backends) for each in rulesets if live}
         if "saved" in config.own:
             saved = saved_pod_networks(config.own["saved"].text, rulesets, own)
             pod_network = saved.get(packet.family, PodNetwork({}, own))
+        elif live:
+            pod_network = kernel_pod_network(present[packet.family], own)
         else:
-            pod_network = pod_network_of(wanted, own, *backends)
+            wanted = next(each for each in rulesets if each.family is packet.family)
+            pod_network = pod_network_of(wanted, own)
         result = walk(pod_network, packet)
         others = alternatives(pod_network, packet)
-        found = findings(backends, known_services(config, environ)) if backends else ()
+        found = findings(present, known_services(config, environ)) if live else ()
         as_text = _json if config.output == "json" else _text
         print_text(as_text(packet, result, others, found))
     return 0

@@ -8,27 +8,25 @@ from ..analysis.diagnosis import Finding, diagnose
 from ..analysis.pod_facts import FamilyRules, Known, Pod
 from ..config.config import Config
 from ..config.read import RESOLV_CONF
-from ..kernel.backend import Backend
 from ..kernel.listeners import listeners
 from ..kernel.routing.addresses import addresses
+from ..kernel.snapshot import Present
 from ..kernel.system.host import Host
 from ..log import logger
-from ..rules.model import Family, Ruleset
+from ..rules.model import Family
 from ..rules.networks import read_address
-from .pod_network import kernel_rules
 from .terminal import WIDTH
 
 
-def findings(backends: Sequence[Backend], services: Sequence[Known]) -> tuple[Finding, ...]:
-    """What is wrong with the rules and sockets of this namespace.
+def findings(present: Mapping[Family, Present], services: Sequence[Known]) -> tuple[Finding, ...]:
+    """What is wrong with the rules that are present, and with the sockets of this namespace.
 
-    The first backend is that of our rules. `services` are addresses of services that the pod is
-    known to use. Raises ApplyFailed or NodeCannot.
+    `services` are addresses of services that the pod is known to use. Raises ApplyFailed.
     """
-    rules = {}
-    for family in Family:
-        found = kernel_rules(Ruleset(family), *backends)
-        rules[family] = FamilyRules(family, found.tables, found.policy_routes)
+    rules = {
+        family: FamilyRules(family, found.tables, found.policy_routes)
+        for family, found in present.items()
+    }
     try:
         there = listeners()
     except OSError as error:

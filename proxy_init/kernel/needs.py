@@ -50,7 +50,8 @@ def needs(task: Task, write: bool) -> Iterator[Need]:
     missing = missing_capabilities(backend.capabilities)
     remedy = (
         "give the init container securityContext.capabilities."
-        f"add: [{', '.join(backend.capabilities)}], or by hand use sudo"
+        f"add: [{', '.join(backend.capabilities)}], a debug container "
+        "--profile=netadmin, or by hand use sudo"
     )
     if missing == ("NET_RAW",):
         remedy += ", or take --backend nft, which does without"
