@@ -8,7 +8,7 @@ from ..rules.model import BUILT_IN, Family, Ruleset, Table
 from .backend import Task
 from .findings import ApplyOptions, Finding, difference, explaining, routing_difference, turn
 from .nftables import tables as nf_tables
-from .nftables.batches import Aim, differing
+from .nftables.batches import Aim, differing, has_unasked_sets
 from .nftables.snapshot import Snapshot, left_view, our_view
 from .routing.policy_routes import Routes, RoutingPlan
 from .system.proc import legacy_tables, unmapped_owners
@@ -141,6 +141,7 @@ class _Work:
         return (
             self._options.force
             or any(map(self.before.ours, unwanted))
+            or any(has_unasked_sets(self.before, name, self.wanted(name)) for name in BUILT_IN)
             or any(
                 differing(
                     self.before, name, {ruleset.family: ruleset.table(name)}, (ruleset.family,)

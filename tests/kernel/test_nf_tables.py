@@ -564,6 +564,16 @@ def test_lists_that_cannot_be_sent_at_once_are_sent_in_pieces(
     assert run(fresh, "nft", "list", "ruleset") == ""
 
 
+def test_a_set_that_a_killed_run_has_left_goes_with_the_next_run(fresh: str) -> None:
+    applied(fresh, *WITH_SETS)
+    before = run(fresh, "nft", "list", "ruleset")
+    content = "type ipv4_addr; flags interval; elements = { 192.0.2.0/24 };"
+    nft(fresh, f"add set inet istio-proxy-nat ISTIO-EXCLUDED-IPV4 {{ {content} }}")
+    assert "result=applied" in applied(fresh, *WITH_SETS).stderr
+    assert run(fresh, "nft", "list", "ruleset") == before
+    assert "result=unchanged" in applied(fresh, *WITH_SETS).stderr
+
+
 def test_rules_that_cannot_be_sent_at_once_say_what_that_takes(fresh: str) -> None:
     ports = ",".join(map(str, range(1, 3000)))
     result = run_patched(fresh, keep_send_buffers_small, *ALL, *NFT, "-o", ports)

@@ -146,7 +146,7 @@ def _ours_changed(
             yield from _remade(INET, TABLES[name], raw, set(), set())
         return
     differ = differing(snapshot, name, tables)
-    if not (differ or force or raw is None or raw.dormant):
+    if not (differ or force or raw is None or raw.dormant or _unasked(raw, wanted)):
         return
     chains = {name_in_kernel(chain): rules for chain, rules in wanted.items()}
     fitting = {
@@ -176,6 +176,18 @@ def _ours_changed(
         if chain in changed:
             for each in rules:
                 yield new_rule(INET, TABLES[name], chain, _raw(each))
+
+
+def has_unasked_sets(snapshot: Snapshot, name: str, tables: Mapping[Family, Table]) -> bool:
+    """Whether our table of that name has sets for which none of the wanted rules asks: what is left
+    of a run that was killed while it sent them in pieces."""
+    raw = snapshot.ours(name)
+    return bool(raw and _unasked(raw, merged(tables)))
+
+
+def _unasked(raw: RawTable, wanted: Mapping[str, Sequence[Placed]]) -> bool:
+    names = {each.name for each in raw.sets if not is_anonymous(each)}
+    return not names <= _sets(wanted).keys()
 
 
 def _sets(chains: Mapping[str, Sequence[Placed]]) -> dict[str, DestinationSet]:
