@@ -123,13 +123,16 @@ def split(chains: Mapping[str, Sequence[Placed]], name: str, family: Family) -> 
     return Table(
         name,
         tuple(
-            Chain(
-                chain, tuple(_for(family, each.rule) for each in rules if family in each.families)
-            )
+            Chain(chain, rules_of(rules, family))
             for chain, rules in chains.items()
             if not rules or any(family in each.families for each in rules)
         ),
     )
+
+
+def rules_of(placed: Sequence[Placed], family: Family) -> tuple[Rule, ...]:
+    """The rules that apply to a family."""
+    return tuple(_for(family, each.rule) for each in placed if family in each.families)
 
 
 def _for(family: Family, rule: Rule) -> Rule:

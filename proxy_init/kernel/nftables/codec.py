@@ -33,6 +33,7 @@ from ...rules.matches import (
 from ...rules.model import Family, Rule
 from ...rules.networks import Address, Network, network_around
 from ...rules.options import Option
+from ...rules.rule_parts import STATES, RuleParts
 from ...rules.targets import (
     VERDICTS,
     ConntrackZone,
@@ -70,7 +71,7 @@ PROTOCOLS = {
     "sctp": 132, "udplite": 136,
 }  # fmt: skip
 _PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
-_STATES = {"INVALID": 1, "NEW": 8, "RELATED": 4, "ESTABLISHED": 2, "UNTRACKED": 64}
+_STATES = dict(zip(STATES, (1, 8, 4, 2, 64), strict=True))
 _INTERFACE_SIZE = 16  # IFNAMSIZ
 _PORTS: Mapping[Load, type[SourcePort | DestinationPort]] = {
     ("payload", nft.TRANSPORT_HEADER, 0, 2): SourcePort,
@@ -85,7 +86,6 @@ _ADDRESSES: Mapping[tuple[type[Source | Destination], int], int] = {
 """Where in the network header they stand, by the version of IP."""
 _ADDRESS_SIZES = {Family.V4: 4, Family.V6: 16}
 _NFPROTO: Load = ("meta", nft.META_NFPROTO)
-_ANY_ADDRESS = {Family.V4: "0.0.0.0", Family.V6: "::"}
 _PORT_UNREACHABLE = {"icmp6-port-unreachable": 4, "icmp-port-unreachable": 3}
 _COMMENT = 0  # NFTNL_UDATA_RULE_COMMENT of libnftnl
 LONGEST_COMMENT = 127
@@ -299,7 +299,7 @@ def reading_of(
     for kind, value in _user_attributes(userdata):
         if kind == _COMMENT:
             text = value.partition(b"\0")[0].decode("utf-8", "surrogateescape")
-            reader.matches.append(Comment(text))
+            reader.parts.matches.append(Comment(text))
     return reader.reading()
 
 
@@ -317,16 +317,15 @@ class _RuleReader:
 
     def __init__(self, family: Family | None, chain_name: Callable[[str], str], sets: Sets) -> None:
         self._sets = sets
-        self.matches: list[Match] = []
-        self._families: Families = (family,) if family else BOTH
+        self.parts = RuleParts((family,) if family else BOTH)
         self._chain_name = chain_name
         self._loaded: dict[int, tuple[Load, bytes | None] | bytes] = {}
         self._count: Count | None = None
-        self._done: list[Target] = []
 
     def reading(self) -> Reading:
         """What all of it means."""
-        return Reading(self._families, Rule(_in_order(self.matches), self._target()), self._count)
+        placed = self.parts.placed()
+        return Reading(placed.families, placed.rule, self._count)
 
     def take(self, name: str, parts: Attributes) -> None:
         """One more expression."""
@@ -346,7 +345,7 @@ class _RuleReader:
         elif name == "match":
             from .x_tables import match_of  # only iptables-nft leaves such
 
-            self.matches.append(match_of(*_extension(parts)))
+            self.parts.matches.append(match_of(*_extension(parts)))
         else:
             self._act(name, parts)
 
@@ -368,13 +367,13 @@ class _RuleReader:
         match source[0]:
             case ("payload", nft.TRANSPORT_HEADER, 2, 2) if all(a == b for a, b in ranges):
                 ports = tuple(int.from_bytes(first, "big") for first, _ in ranges)
-                self.matches.append(DestinationPorts(ports, negated))
+                self.parts.matches.append(DestinationPorts(ports, negated))
             case ("payload", nft.NETWORK_HEADER, offset, size) if not negated:
                 version = {4: 4, 16: 6}.get(size, 0)
                 if _ADDRESSES.get((Destination, version)) != offset:
                     return False
                 numbers = tuple((to_number(first), to_number(last)) for first, last in ranges)
-                self.matches.append(DestinationSet(title, version, numbers))
+                self.parts.matches.append(DestinationSet(title, version, numbers))
             case _:
                 return False
         return True
@@ -395,32 +394,21 @@ class _RuleReader:
         """Raises ValueError or KeyError where it asks for something unknown."""
         negated = test.operator == nft.NOT_EQUAL
         if test.mask is not None:
-            self.matches.append(self._masked(test, negated))
+            self.parts.matches.append(self._masked(test, negated))
         elif test.load == _NFPROTO:
             (number,) = test.data
-            self._families = tuple(
-                family for family in self._families if (NUMBERS[family] == number) != negated
+            self.parts.test_family(
+                tuple(family for family in BOTH if (NUMBERS[family] == number) != negated)
             )
         elif test.load == ("socket", nft.SOCKET_WILDCARD) and test.data == b"\0" and not negated:
-            self.matches.append(Socket())
+            self.parts.matches.append(Socket())
         elif test.load in _PORTS:
-            self._add_port(_PORTS[test.load], int.from_bytes(test.data, "big"), negated)
+            self.parts.test_port(_PORTS[test.load], int.from_bytes(test.data, "big"), negated)
         elif test.load[0] == "payload":
-            self.matches.append(self._network(test, negated))
+            self.parts.matches.append(self._network(test, negated))
         else:
             kind, read = _READ[test.load]
-            self.matches.append(kind(read(test.data), negated))
-
-    def _add_port(self, kind: type[SourcePort | DestinationPort], port: int, negated: bool) -> None:
-        protocols = [m.name for m in self.matches if isinstance(m, Protocol) and not m.negated]
-        match self.matches[-1:]:
-            case [DestinationPort(_, before, True)] if kind is DestinationPort and negated:
-                self.matches[-1] = DestinationPorts((before, port), True)
-            case [DestinationPorts(before, True)] if kind is DestinationPort and negated:
-                self.matches[-1] = DestinationPorts((*before, port), True)
-            case _:
-                (protocol,) = protocols
-                self.matches.append(kind(protocol, port, negated))
+            self.parts.matches.append(kind(read(test.data), negated))
 
     def _masked(self, test: _Test, negated: bool) -> Match:
         assert test.mask is not None
@@ -432,7 +420,7 @@ class _RuleReader:
         return self._network(test, negated)
 
     def _network(self, test: _Test, negated: bool) -> Match:
-        (family,) = self._families
+        (family,) = self.parts.families
         size = _ADDRESS_SIZES[family]
         _, base, offset, length = test.load  # type: ignore[misc]
         kinds = {_ADDRESSES[kind, family.value]: kind for kind in (Source, Destination)}
@@ -453,38 +441,38 @@ class _RuleReader:
         if stored := nft.stored(name, parts):
             source = self._loaded.get(stored[0])
             if target := _stored(stored[1], source):
-                self._done.append(target)
+                self.parts.targets.append(target)
                 return
         elif name == "immediate" and to_number(parts[1]) != nft.VERDICT_REGISTER:
             self._loaded[to_number(parts[1])] = nft.value(parts[2])
             return
         elif name == "immediate":
-            self._done.append(self._verdict(parts[2]))
+            self.parts.targets.append(self._verdict(parts[2]))
             return
         elif name == "target":
             from .x_tables import target_of
 
-            self._done.append(target_of(*_extension(parts), self._families[0]))
+            self.parts.targets.append(target_of(*_extension(parts), self.parts.family))
             return
         elif name == "redir" and parts.get(1) == parts.get(2, parts.get(1)):
             source = self._loaded.get(to_number(parts.get(1, b"")))
             if isinstance(source, bytes) and not to_number(parts.get(3, b"")) & ~2:
-                self._done.append(Redirect(int.from_bytes(source[:2], "big")))
+                self.parts.targets.append(Redirect(int.from_bytes(source[:2], "big")))
                 return
         elif name == "tproxy" and 2 not in parts:
             source = self._loaded.get(to_number(parts.get(3, b"")))
             if isinstance(source, bytes):
-                self._done.append(Tproxy(int.from_bytes(source[:2], "big"), 0, "any"))
+                self.parts.targets.append(Tproxy(int.from_bytes(source[:2], "big"), 0, "any"))
                 return
         elif name == "reject" and parts.get(1) == bytes(4):
-            family = self._families[0]
+            family = self.parts.family
             code = to_number(parts.get(2, b""))
             messages = {
                 Family.V4: (3, "icmp-port-unreachable"),
                 Family.V6: (4, "icmp6-port-unreachable"),
             }
-            if len(self._families) == 1 and messages[family][0] == code:
-                self._done.append(Reject(messages[family][1]))
+            if len(self.parts.families) == 1 and messages[family][0] == code:
+                self.parts.targets.append(Reject(messages[family][1]))
                 return
         self._unknown(name, parts, source)
 
@@ -498,24 +486,6 @@ class _RuleReader:
             return Goto(self._chain_name(chain))
         return UnknownTarget("verdict", (Option("code", str(code)),))
 
-    def _target(self) -> Target:
-        match self._done:
-            case []:
-                return UnknownTarget("")
-            case [Tproxy()]:
-                return UnknownTarget("tproxy")
-            case [target]:
-                return target
-            case [Tproxy(port), SetMark(mark), Verdict("ACCEPT")] | [
-                SetMark(mark),
-                Tproxy(port),
-                Verdict("ACCEPT"),
-            ]:
-                any_address = _ANY_ADDRESS[self._families[0]]
-                return Tproxy(port, mark, any_address)
-        names = tuple(Option(target.name) for target in self._done)
-        return UnknownTarget("several", names)
-
     def _unknown(self, name: str, parts: Attributes, source: object) -> None:
         loaded = source[0] if isinstance(source, tuple) else ()
         words = " ".join(map(str, loaded))
@@ -524,9 +494,9 @@ class _RuleReader:
         of = [Option("of", words)] if words else []
         options = (*of, Option("bytes", raw.hex()))
         if name in _ENDING:
-            self._done.append(UnknownTarget(name, options))
+            self.parts.targets.append(UnknownTarget(name, options))
         else:
-            self.matches.append(UnknownMatch(name, options))
+            self.parts.matches.append(UnknownMatch(name, options))
 
 
 _ENDING = frozenset({"nat", "masq", "redir", "tproxy", "reject", "queue", "fwd", "synproxy"})
@@ -548,13 +518,3 @@ def _stored(what: Load, source: object) -> Target | None:
 
 def _extension(parts: Attributes) -> tuple[str, int, bytes]:
     return to_text(parts[1]), to_number(parts[2]), parts[3]
-
-
-_HEADER = (Source, Destination, InInterface, OutInterface, Protocol)
-
-
-def _in_order(matches: list[Match]) -> Iterator[Match]:
-    """A header's matches first and in iptables' order, as the model has them."""
-    for kind in _HEADER:
-        yield from (match for match in matches if type(match) is kind)
-    yield from (match for match in matches if type(match) not in _HEADER)

@@ -14,9 +14,7 @@ from ...frozen import frozen
 from ...light import os
 from ...rules.inet_tables import (
     BOTH,
-    HOOKS,
     INET,
-    PRIORITIES,
     TABLES,
     Hook,
     Placed,
@@ -24,8 +22,7 @@ from ...rules.inet_tables import (
     name_in_model,
     split,
 )
-from ...rules.matches import UnknownMatch
-from ...rules.model import BUILT_IN, Chain, Family, Rule, Table
+from ...rules.model import BUILT_IN, Chain, Family, Table
 from ..system.netlink import (
     Attributes,
     Connection,
@@ -233,8 +230,9 @@ def ranges_of(raw: RawSet) -> tuple[tuple[bytes, bytes], ...]:
                 continue
             rest = element[length + 3 & ~3 :]
             # Most have no more than a key, which is a value in an attribute in an attribute.
+            (key_end,) = unpack_from("=H", element, 4)  # without its padding
             flags = attributes(rest).get(_ELEMENT_FLAGS, b"") if rest else b""
-            marks.append((element[8:length], bool(flags and flags[3] & _INTERVAL_END)))
+            marks.append((element[8 : 4 + key_end], bool(flags and flags[3] & _INTERVAL_END)))
     if not attributes(raw.made).get(3, bytes(4))[3] & INTERVAL:
         return tuple(sorted((key, key) for key, _ in marks))
     # Where one ends another may begin.
@@ -342,78 +340,44 @@ def _readings(raw: RawTable, leads_to: Callable[[str], str]) -> Mapping[str, lis
 
 def _read(raw: RawTable, rule: RawRule, leads_to: Callable[[str], str], sets: Sets) -> Reading:
     family = _FAMILY_OF.get(raw.family)
-    reading = reading_of(rule.expressions, rule.userdata, family, leads_to, sets)
-    if reading.families:
-        return reading
-    # It asks for a family, and then for the other one: no packet passes it.
-    never = Rule((*reading.rule.matches, UnknownMatch("never", ())), reading.rule.target)
-    return Reading((family,) if family else BOTH, never, reading.count)
+    return reading_of(rule.expressions, rule.userdata, family, leads_to, sets)
 
 
 def walkable(snapshot: Snapshot, family: Family) -> list[KernelTable]:
-    """All tables with rules that a family's packets meet; of equal priority, in the order in which
-    they are asked.
-
-    Ours have the model's names as titles. Chains of others count as chains of the table that is
-    asked where they are called; so a table of others may be several here.
-    """
-    found: list[KernelTable] = []
-    for raw in reversed(snapshot.tables):  # of equal priority, the latest is asked first
-        if raw.family in (INET, NUMBERS[family]) and not raw.dormant:
-            found += _asked_tables(raw, snapshot, family)
-    return sorted(found, key=lambda each: each.priority)
-
-
-def _asked_tables(raw: RawTable, snapshot: Snapshot, family: Family) -> Iterator[KernelTable]:
-    """A table's parts."""
+    """All tables with rules that a family's packets meet, in the order in which they meet them."""
     from ...analysis.kernel_rules import KernelTable, TableKind
+    from ...rules.native_tables import NativeChain, NativeTable, met
 
-    names = {title: name for name, title in TABLES.items()}
-    if raw.family == INET and raw.name in names:
-        name = names[raw.name]
-        ours = our_view(snapshot, name, family)
-        if not any("@" in chain.name for chain in ours.table.chains):
-            yield KernelTable(PRIORITIES[name], name, ours.table, ours.counts, TableKind.NATIVE)
-            return
-    view = _view(raw.name, raw, family, lambda chain: chain.name, str)
-    bases = [chain for chain in raw.chains.values() if chain.hook]
-    others = tuple(chain for chain in view.table.chains if raw.chains[chain.name].hook is None)
-    slots: dict[tuple[str, int], list[RawChain]] = {}
-    for chain in bases:
-        assert chain.hook
-        slots.setdefault((_slot(chain.hook), chain.hook.priority), []).append(chain)
-    for (slot, priority), chains in slots.items():
-        called = [
-            (chain.name, Chain(_HOOK_NAMES[chain.hook.number], held.rules, policy=chain.policy))
-            for chain in chains
-            if chain.hook and chain.hook.number in _HOOK_NAMES
-            for held in (view.table.chain(chain.name) or Chain(chain.name, ()),)
-        ]
-        while called:
-            # Two chains at one place are asked one after the other.
-            now = {each[1].name: each for each in reversed(called)}
-            called = [each for each in called if now[each[1].name] is not each]
-            if any(chain.rules or chain.policy == "DROP" for _, chain in now.values()):
-                title = raw.title if len(slots) == 1 else f"{raw.title} ({slot} {priority})"
-                counts = {chain.name: view.counts.get(name, ()) for name, chain in now.values()}
-                made_by_iptables = raw.family != INET and raw.name == slot
-                yield KernelTable(
-                    priority,
-                    title + "'" * len(called),
-                    Table(slot, (*(chain for _, chain in now.values()), *others)),
-                    {**view.counts, **counts},
-                    TableKind.IPTABLES_NFT if made_by_iptables else TableKind.OTHERS,
-                )
-
-
-_HOOK_NAMES = {number: name for name, number in HOOKS.items()}
-_CONNTRACK, _DESTINATION_NAT = -200, -100  # linux/netfilter_ipv4.h, enum nf_ip_hook_priorities
-
-
-def _slot(hook: Hook) -> str:
-    """The table of the model that is asked when a chain of this hook is."""
-    if hook.kind == "nat":
-        return "nat"
-    if hook.priority <= _CONNTRACK:
-        return "raw"
-    return "mangle" if hook.priority < _DESTINATION_NAT else "filter"
+    readings: dict[NativeTable, Mapping[str, Sequence[Reading]]] = {}
+    for raw in snapshot.tables:
+        if raw.dormant:
+            continue
+        read = _readings(raw, str)
+        chains = (
+            NativeChain(
+                chain.name,
+                chain.hook,
+                chain.policy,
+                tuple(Placed(each.families, each.rule) for each in read[chain.name]),
+            )
+            for chain in raw.chains.values()
+        )
+        families = (_FAMILY_OF[raw.family],) if raw.family in _FAMILY_OF else BOTH
+        readings[NativeTable(families, raw.name, tuple(chains))] = read
+    return [
+        KernelTable(
+            each.priority,
+            each.title,
+            each.table,
+            {
+                name: tuple(r.count for r in readings[each.of][native] if family in r.families)
+                for name, native in each.native_names.items()
+            },
+            TableKind.NATIVE
+            if each.is_ours
+            else TableKind.IPTABLES_NFT
+            if each.is_of_iptables
+            else TableKind.OTHERS,
+        )
+        for each in met([*readings], family)
+    ]
