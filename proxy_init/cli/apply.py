@@ -93,7 +93,8 @@ def dry_run_text(config: Config, rulesets: Sequence[Ruleset]) -> str:
     if config.backend == "nft":
         from ..rules.nftables_text import rulesets_text
 
-        return rulesets_text(printed) + "".join(map(routing_text, printed))
+        families = "".join(f"# {ruleset.family.title}\n" for ruleset in printed)
+        return families + rulesets_text(printed) + "".join(map(routing_text, printed))
     return "".join(
         f"# {ruleset.family.title}\n{ruleset_text(ruleset)}{routing_text(ruleset)}"
         for ruleset in printed

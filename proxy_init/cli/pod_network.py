@@ -14,9 +14,11 @@ from ..errors import BadCall, Mistake, ProxyInitError
 from ..frozen import replace
 from ..kernel.enforce import chosen, wanted_rulesets
 from ..log import logger
+from ..rules.matches import Comment
 from ..rules.model import BUILT_IN, Family, Rule, Ruleset, Table
 from ..rules.networks import Address
 from ..rules.saved_text import NotSaved, read_saved
+from ..rulesets.native import for_nf_tables
 
 if TYPE_CHECKING:
     from ..kernel.backend import Backend
@@ -37,7 +39,7 @@ SAVED = Flag(
     "",
     "",
     "FILE",
-    "Use the rules in a file, as --dry-run or iptables-save prints them.",
+    "Use the rules in a file, as --dry-run, iptables-save or nft prints them.",
 )
 
 
@@ -116,15 +118,17 @@ def _warn_of_unknown(places: Iterable[str]) -> None:
         logger.warning("packets also pass rules that can't be read here: %s", names)
 
 
-def _with_reasons(table: Table, wanted: Ruleset) -> Table:
+def _with_reasons(table: Table, *wanted: Ruleset) -> Table:
+    """The same rules. Those that are in `wanted`, with or without a comment, get its reason."""
     reasons = {
-        (chain.name, rule): rule.why
-        for chain in wanted.table(table.name).chains
+        (chain.name, _uncommented(rule)): rule.why
+        for ruleset in wanted
+        for chain in ruleset.table(table.name).chains
         for rule in chain.rules
     }
 
     def with_reason(chain: str, rule: Rule) -> Rule:
-        return Rule(rule.matches, rule.target, reasons.get((chain, rule), ""))
+        return Rule(rule.matches, rule.target, reasons.get((chain, _uncommented(rule)), ""))
 
     return replace(
         table,
@@ -135,27 +139,31 @@ def _with_reasons(table: Table, wanted: Ruleset) -> Table:
     )
 
 
+def _uncommented(rule: Rule) -> Rule:
+    return Rule((m for m in rule.matches if not isinstance(m, Comment)), rule.target, rule.why)
+
+
 def saved_pod_networks(
     path: str, rulesets: Sequence[Ruleset], own: frozenset[Address]
 ) -> Mapping[Family, PodNetwork]:
     """The rules in a file, in a pod with these addresses, for the families that the file is about.
     Raises BadCall.
 
-    Rules that are also in `rulesets` get their reasons.
+    Rules that are also in `rulesets`, as they are or in the form for nf_tables, get their reasons.
     """
     try:
-        saved = read_saved(Path(path).read_text(encoding="utf-8", errors="surrogateescape"))
+        saved = read_saved(Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape"))
     except OSError as error:
         raise BadCall([Mistake("--saved", path, f"cannot be read: {error.strerror}")]) from error
     except NotSaved as error:
-        expected = f"expected what --dry-run or iptables-save prints: {error}"
+        expected = f"expected what --dry-run, iptables-save or `nft list ruleset` prints: {error}"
         raise BadCall([Mistake("--saved", path, expected)]) from error
-    wanted = {ruleset.family: ruleset for ruleset in rulesets}
+    forms = [*rulesets, *map(for_nf_tables, rulesets)]
     return {
         family: PodNetwork(
             {
-                name: _with_reasons(table, wanted.get(family, Ruleset(family)))
-                for name, table in there.tables.items()
+                title: _with_reasons(table, *(each for each in forms if each.family is family))
+                for title, table in there.tables.items()
             },
             own,
             there.policy_route,

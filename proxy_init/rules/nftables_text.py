@@ -1,28 +1,19 @@
 """Rules as the program nft lists them: the same bytes, except for counters and handles.
 
-The spelling follows nft 1.0 (src/rule.c, src/expression.c). It does not print what a match implies:
-`tcp dport 80` implies TCP, `ip daddr` implies IPv4.
+It does not print what a match implies: `tcp dport 80` implies TCP, `ip daddr` implies IPv4.
 """
 
 from __future__ import annotations
 
-from _socket import AF_INET, AF_INET6, inet_ntop  # the C part of socket, a tenth of its load time
-
 from .inet_tables import TABLES, Placed, hook_of, merged, name_in_kernel
 from .matches import (
     Comment,
-    ConnectionMark,
     ConntrackState,
     Destination,
     DestinationPort,
     DestinationPorts,
     DestinationSet,
-    InInterface,
-    Mark,
     Match,
-    OutInterface,
-    OwnerGid,
-    OwnerUid,
     Protocol,
     Socket,
     Source,
@@ -30,18 +21,14 @@ from .matches import (
 )
 from .model import BUILT_IN, Family, Ruleset, Table
 from .networks import Network
+from .nftables_spelling import MATCHES, TARGETS, address
 from .targets import (
-    ConntrackZone,
     Goto,
     Jump,
-    Redirect,
     Reject,
-    RestoreMark,
-    SaveMark,
     SetMark,
     Target,
     Tproxy,
-    Verdict,
 )
 
 TYPE_CHECKING = False
@@ -75,7 +62,7 @@ def _sets(chains: Mapping[str, Sequence[Placed]]) -> Iterator[str]:
     sets = (m for rule in rules for m in rule.matches if isinstance(m, DestinationSet))
     for each in {each.title: each for each in sets}.values():
         a_line = 2 if each.version == 4 else 1
-        items = [_address(network) for network in each.networks()]
+        items = [address(network) for network in each.networks()]
         lines = [", ".join(items[n : n + a_line]) for n in range(0, len(items), a_line)]
         yield (
             f"\tset {each.title} {{\n\t\ttype ipv{each.version}_addr\n\t\tflags interval\n"
@@ -118,32 +105,11 @@ def _rule_text(placed: Placed) -> str:
 
 def _match(match: Match, protocol: str) -> Iterator[str]:
     match match:
-        case Source(network, negated):
-            yield f"{_family(network)} saddr {_not(negated)}{_address(network)}"
-        case Destination(network, negated):
-            yield f"{_family(network)} daddr {_not(negated)}{_address(network)}"
         case DestinationSet(title, version, _):
-            yield f"ip{'6' * (version == 6)} daddr @{title}"
-        case InInterface(name, negated):
-            yield f"iifname {_not(negated)}{_interface(name)}"
-        case OutInterface(name, negated):
-            yield f"oifname {_not(negated)}{_interface(name)}"
-        case Protocol(name, negated):
-            yield f"meta l4proto {_not(negated)}{name}"
-        case SourcePort(name, port, negated):
-            yield f"{name} sport {_not(negated)}{port}"
-        case DestinationPort(name, port, negated):
-            yield f"{name} dport {_not(negated)}{port}"
+            yield f"{MATCHES[Destination, version].words} @{title}"
         case DestinationPorts(ports, True):
-            yield from (f"{protocol} dport != {port}" for port in ports)
-        case OwnerUid(uid, negated):
-            yield f"meta skuid {_not(negated)}{uid}"
-        case OwnerGid(gid, negated):
-            yield f"meta skgid {_not(negated)}{gid}"
-        case Mark(value, negated):
-            yield f"meta mark {_not(negated)}{value:#010x}"
-        case ConnectionMark(value, negated):
-            yield f"ct mark {_not(negated)}{value:#010x}"
+            for port in ports:
+                yield from _match(DestinationPort(protocol, port, True), protocol)
         case ConntrackState(states):
             yield f"ct state {','.join(s.lower() for s in _STATES if s in states)}"
         case Socket():
@@ -151,53 +117,28 @@ def _match(match: Match, protocol: str) -> Iterator[str]:
         case Comment():
             pass
         case _:
-            raise ValueError(f"{match} has no spelling in nftables")
+            *of, value, negated = (getattr(match, name) for name in match.__match_args__)
+            of += [value.version] if isinstance(value, Network) else []
+            spelling = MATCHES.get((type(match), of[0] if of else None))
+            if spelling is None:
+                raise ValueError(f"{match} has no spelling in nftables")
+            yield f"{spelling.words} {'!= ' if negated else ''}{spelling.write(value)}"
 
 
 def _target(target: Target, families: Sequence[Family]) -> str:
     match target:
-        case Verdict(name):
-            return name.lower()
-        case Jump(name):
-            return f"jump {name_in_kernel(name)}"
-        case Goto(name):
-            return f"goto {name_in_kernel(name)}"
-        case Redirect(port):
-            return f"redirect to :{port}"
-        case SetMark(value):
-            return f"meta mark set {value:#010x}"
-        case SaveMark():
-            return "ct mark set meta mark"
-        case RestoreMark():
-            return "meta mark set ct mark"
+        case Jump(name) | Goto(name):
+            return TARGETS[type(target)].words.format(name_in_kernel(name))
         case Tproxy(port, mark, _):
-            family = f"{_FAMILIES[families[0]]} " if len(families) == 1 else ""
-            return f"tproxy {family}to :{port} meta mark set {mark:#010x} accept"
-        case ConntrackZone(zone):
-            return f"ct zone set {zone}"
+            text = TARGETS[Tproxy].words.format(port)
+            if len(families) == 1:
+                text = text.replace("tproxy", f"tproxy {_FAMILIES[families[0]]}", 1)
+            return f"{text} {_target(SetMark(mark), families)} accept"
         case Reject("icmp6-port-unreachable"):
             return "reject with icmpv6 port-unreachable"
         case _:
-            raise ValueError(f"{target} has no spelling in nftables")
-
-
-def _not(negated: bool) -> str:
-    return "!= " if negated else ""
-
-
-def _family(network: Network) -> str:
-    return "ip" if network.version == 4 else "ip6"
-
-
-def _address(network: Network) -> str:
-    """A network as text; a single address without its prefix length."""
-    if network.prefixlen == network.max_prefixlen:
-        family = AF_INET if network.version == 4 else AF_INET6
-        return inet_ntop(family, network.network_address.packed)
-    return str(network)
-
-
-def _interface(name: str) -> str:
-    if name.endswith("+"):
-        return f'"{name[:-1]}*"'
-    return f'"{name[:-1]}\\*"' if name.endswith("*") else f'"{name}"'
+            spelling = TARGETS.get(type(target))
+            if spelling is None:
+                raise ValueError(f"{target} has no spelling in nftables")
+            values = (getattr(target, name) for name in target.__match_args__)
+            return spelling.words.format(*map(spelling.write, values))

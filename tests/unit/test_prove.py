@@ -261,6 +261,33 @@ def test_rules_of_a_file_are_compared_and_proved(
         assert read_json("explain", capsys.readouterr().out)["port"] == each["port"]
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--comments", "-c", "eth1+", "-k", "tap0", "-u", "7,8"),
+        ("-m", "TPROXY", "-x", ",".join(f"10.{n}.0.0/16" for n in range(40))),
+        ("-i", "", "-b", ""),
+        ("--ruleset", "1.0"),
+    ],
+)
+def test_dry_runs_of_both_backends_are_compared(
+    call: Call, capsys: Captured, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    """The kinds of text may differ; nothing of ours counts as foreign, whatever the backend."""
+    words = (*USUAL, "--ipv6", *flags) if "1.0" not in flags else ("-i", "*", "-b", "*", *flags)
+    paths = [tmp_path / name for name in ("legacy", "nft")]
+    for path in paths:
+        assert call(*words, "--dry-run", "--backend", path.name) == 0
+        path.write_text(capsys.readouterr().out)
+    legacy, nft = (("--saved", str(path)) for path in paths)
+    for side, other in ((nft, legacy), (legacy, nft), (nft, words), (words, nft)):
+        assert call("prove", *side, "--against", shlex.join(other)) == 0
+        assert "(IPv4 and IPv6, " in capsys.readouterr().out
+    for side in (nft, legacy):
+        call("prove", *side, *words)
+        assert "bypasses our rules" not in capsys.readouterr().out
+
+
 def test_of_one_family_in_a_file_only_that_is_compared(
     call: Call, capsys: Captured, tmp_path: Path
 ) -> None:
@@ -271,11 +298,19 @@ def test_of_one_family_in_a_file_only_that_is_compared(
     assert "agree on all packets (IPv4, " in capsys.readouterr().out
 
 
+LOOP = "chain A { goto A; }; chain o { type nat hook output priority 0; jump A; }"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "it has no table"),
-        ("table ip nat {\n}\n", "line 1: this is text of nft"),
+        (f"table ip x {{\n{LOOP}\n}}\n", "the chains of the table ip x form a loop: A -> A"),
+        ("table ip x {\n\tset y {\n}\n", "line 1: the block of 'table ip x' does not end"),
+        (
+            "flush ruleset\ntable ip nat {\n}\n",
+            "line 1: neither of iptables-save nor of nft: 'flush",
+        ),
         ("*nat\n:OUTPUT ACCEPT [0:0]\n", "the table nat does not end with COMMIT"),
         ("*nat\nCOMMIT\n*nat\nCOMMIT\n", "line 4: the table nat of IPv4 is repeated"),
         ("*security\nCOMMIT\n", "the table security is not one of raw, mangle, nat, filter"),
