@@ -122,15 +122,16 @@ class SetWalk:
         self._arrived: dict[tuple[str, str], list[tuple[bool, _Part]]] = {}
         self._matched: set[RulePlace] = set()
         self._met: dict[Step, set[Numbers]] = {}
+        self._came_back: dict[Step, set[Numbers]] = {}
         self.fates = tuple(self._walk())
 
     def matched(self) -> Iterator[RulePlace]:
         """The rules that at least one packet matches."""
         yield from self._matched
         for step, met in self._met.items():
-            together = union(met)
-            for place, own in zip(step.places, step.own, strict=True):
-                if own.meets(together):
+            together, back = union(met), union(self._came_back.get(step, ()))
+            for place, own, asked in zip(step.places, step.own, step.asked, strict=True):
+                if own.meets(together) or (back and asked.meets(back)):
                     yield place
 
     def arriving(self, table: str, chain: str, rule: Rule) -> Iterator[Arrival]:
@@ -247,7 +248,11 @@ class SetWalk:
             left += self._take(step, part, taken)
         for target, matched in taken.items():
             if matched:
-                left += self._target(title, target, matched, ways)
+                passed = self._target(title, target, matched, ways)
+                if step.field is not None and passed:
+                    back = self._came_back.setdefault(step, set())
+                    back.update(_values(part, step.field) for part in passed)
+                left += passed
         return _merged(left) if len(left) > len(parts) else left
 
     def _take(self, step: Step, part: _Part, taken: Mapping[Target, list[_Part]]) -> list[_Part]:
@@ -274,8 +279,7 @@ class SetWalk:
                 taken[target].append(of_target)
         matched, unmatched = _split(inside, [(step.field, step.every)])
         if matched:
-            held = matched.now.holds[step.field]
-            met.add(Numbers.of(held.number) if isinstance(held, _Fixed) else matched.box[held])
+            met.add(_values(matched, step.field))
         return rest + unmatched
 
     def _target(self, title: str, target: Target, parts: list[_Part], ways: _Ways) -> list[_Part]:
@@ -331,6 +335,12 @@ class _Ways:
         self.accepted: list[_Part] = []
         self.returned: list[_Part] = []
         self.gone_over: dict[str, list[_Part]] = {}
+
+
+def _values(part: _Part, field: int) -> Numbers:
+    """What the packets have in a field now."""
+    held = part.now.holds[field]
+    return Numbers.of(held.number) if isinstance(held, _Fixed) else part.box[held]
 
 
 def _captured(now: _Now, by: str, port: int) -> _Now:

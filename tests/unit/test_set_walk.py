@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import product
 
 import pytest
@@ -149,22 +148,45 @@ def rules(draw: st.DrawFn, below: Sequence[str], knows_all: bool) -> Rule:
 
 
 @st.composite
+def runs(draw: st.DrawFn, below: Sequence[str]) -> list[Rule]:
+    """Rules that differ in one field, with few targets: they are walked in one step."""
+    kinds: list[st.SearchStrategy[Match]] = [
+        st.builds(Destination, networks),
+        st.builds(DestinationPort, st.just("tcp"), ports),
+        st.builds(Mark, marks),
+    ]
+    each = draw(st.sampled_from(kinds))
+    leads = [kind(name) for kind in (Jump, Goto) for name in below]
+    few = draw(st.lists(st.sampled_from([*leads, RETURN, SetMark(2)]), min_size=1, max_size=2))
+    on_one = st.builds(InInterface, st.sampled_from(["eth0", "eth1"]))
+    matches = [each, on_one] if draw(st.booleans()) else [each]
+    rule = st.builds(Rule, st.tuples(*matches), st.sampled_from(few), st.just("a reason"))
+    return draw(st.lists(rule, min_size=2, max_size=4))
+
+
+@st.composite
+def some_rules(draw: st.DrawFn, below: Sequence[str], knows_all: bool) -> tuple[Rule, ...]:
+    """The rules of a chain."""
+    single = rules(below, knows_all).map(lambda rule: [rule])
+    found = draw(st.lists(st.one_of(single, single, runs(below)), max_size=4))
+    return tuple(rule for several in found for rule in several)[:6]
+
+
+@st.composite
 def tables(draw: st.DrawFn, name: str) -> Table:
     """A table whose chains lead to later ones only."""
-    some_rules = partial(st.lists, max_size=4)
     hooks = [hook for hook in ("PREROUTING", "INPUT", "OUTPUT") if name in _WITH[hook]]
     chains = [
         Chain(
             hook,
-            tuple(draw(some_rules(rules(OWN_CHAINS, knows_all=False)))),
+            draw(some_rules(OWN_CHAINS, knows_all=False)),
             policy=draw(st.sampled_from(["ACCEPT", "ACCEPT", "DROP"])),
         )
         for hook in hooks
     ]
     for place, own in enumerate(OWN_CHAINS, start=1):
         # An answer that is not known is one for each place, and a chain may be met twice.
-        within = draw(some_rules(rules(OWN_CHAINS[place:], knows_all=True)))
-        chains.append(Chain(own, tuple(within)))
+        chains.append(Chain(own, draw(some_rules(OWN_CHAINS[place:], knows_all=True))))
     return Table(name, tuple(chains))
 
 
