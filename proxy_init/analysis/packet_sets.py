@@ -58,6 +58,9 @@ Box: TypeAlias = tuple[Numbers, ...]
 PROTOCOLS = {"tcp": 6, "udp": 17}
 STATES = ("NEW", "RELATED", "ESTABLISHED", "INVALID")
 NEW, RELATED, ESTABLISHED, INVALID = range(4)
+UNTRACKED = 4
+"""The state of packets after a rule with NOTRACK; none has it before."""
+_STATES = (*STATES, "UNTRACKED")
 _NAME_BYTES = 15
 
 PORTS = Numbers.between(1, 65535)
@@ -187,7 +190,7 @@ def asked(match: Match, sends: bool) -> tuple[Condition, ...] | None:
         case Socket():
             return where(STATE, Numbers.of(ESTABLISHED))
         case State(states) | ConntrackState(states):
-            return where(STATE, Numbers.of(*(STATES.index(s) for s in states if s in STATES)))
+            return where(STATE, Numbers.of(*(_STATES.index(s) for s in states if s in _STATES)))
         case DestinationSet(ranges=ranges):
             return where(DESTINATION, Numbers.joined(ranges))
         case Comment():

@@ -50,6 +50,7 @@ from ..rules.targets import (
     Tproxy,
     UnknownTarget,
     Verdict,
+    is_untracking,
 )
 from ..rules.wording import printable
 
@@ -215,6 +216,7 @@ class _Walker:
         self.hook = "OUTPUT" if packet.direction is Direction.OUT else "PREROUTING"
         self.nat_done = packet.state in ("ESTABLISHED", "INVALID")
         self.captured: tuple[str, int] | None = None
+        self.translated = False
         self.dropped = False
         self.decided_by: Visit | None = None
         self.path: list[Visit] = []
@@ -274,7 +276,7 @@ class _Walker:
             self.nat_done = True
         for title in titles:
             self._table(title)
-            if self.dropped or (name == "nat" and self.captured):
+            if self.dropped or (name == "nat" and (self.captured or self.translated)):
                 return
 
     def _table(self, title: str) -> None:
@@ -327,7 +329,14 @@ class _Walker:
             case ConntrackZone():
                 pass
             case UnknownTarget(name):
-                return None if name in NON_TERMINATING else _Stop.ACCEPTED
+                table = self.pod_network.tables[title].name
+                if table == "raw" and is_untracking(target):
+                    self.packet = replace(self.packet, state="UNTRACKED")
+                    self.nat_done = True
+                if name in NON_TERMINATING:
+                    return None
+                self.translated = table == "nat"
+                return _Stop.ACCEPTED
             case _:
                 assert_never(target)
         return None

@@ -28,6 +28,7 @@ from ..rules.targets import (
     Tproxy,
     UnknownTarget,
     Verdict,
+    is_untracking,
 )
 from .number_sets import Numbers, union
 from .packet_sets import (
@@ -43,6 +44,7 @@ from .packet_sets import (
     NEW,
     RELATED,
     STATE,
+    UNTRACKED,
     Box,
     Condition,
     Journey,
@@ -92,9 +94,15 @@ class _Now(NamedTuple):
     holds: tuple[int | _Fixed, ...] = tuple(FIELDS)
     """For each field, the field whose first value it has now, or a value."""
     nat_done: bool = False
+    translated: bool = False
+    """By a rule of nat that is not known here; other tables of nat are not asked."""
     captured: tuple[str, int] | None = None
     dropped: bool = False
     assumed: frozenset[Place] = frozenset()
+
+    def is_decided(self, nat: bool) -> bool:
+        """Whether no other table of the same kind is asked; `nat` if this kind is nat."""
+        return self.dropped or (nat and (self.translated or self.captured is not None))
 
     def holding(self, field: int, what: int | _Fixed) -> _Now:
         """The same after a field was written."""
@@ -203,11 +211,9 @@ class SetWalk:
                 if not part.now.nat_done
             ]
         for title in titles:
-            parts = self._table(title, parts)
-            done += [part for part in parts if part.now.dropped or (nat and part.now.captured)]
-            parts = [
-                part for part in parts if not (part.now.dropped or (nat and part.now.captured))
-            ]
+            after = self._table(title, parts)
+            done += [part for part in after if part.now.is_decided(nat)]
+            parts = [part for part in after if not part.now.is_decided(nat)]
         return _merged([*done, *parts])
 
     def _table(self, title: str, parts: Sequence[_Part]) -> list[_Part]:
@@ -313,9 +319,13 @@ class SetWalk:
             case ConntrackZone():
                 return parts
             case UnknownTarget(name):
+                table = self._compiled.pod_network.tables[title].name
+                if table == "raw" and is_untracking(target):
+                    return _changed(parts, _untracked)
                 if name in NON_TERMINATING:
                     return parts
-                ways.accepted += parts
+                translates = table == "nat"
+                ways.accepted += _changed(parts, lambda now: now._replace(translated=translates))
             case _:
                 assert_never(target)
         return []
@@ -341,6 +351,10 @@ def _values(part: _Part, field: int) -> Numbers:
     """What the packets have in a field now."""
     held = part.now.holds[field]
     return Numbers.of(held.number) if isinstance(held, _Fixed) else part.box[held]
+
+
+def _untracked(now: _Now) -> _Now:
+    return now.holding(STATE, _Fixed(UNTRACKED))._replace(nat_done=True)
 
 
 def _captured(now: _Now, by: str, port: int) -> _Now:

@@ -35,7 +35,7 @@ from .networks import read_address, read_network
 from .nftables_spelling import MATCHES, TARGETS
 from .options import Option
 from .rule_parts import STATES, RuleParts
-from .targets import VERDICTS, Goto, Jump, Reject, Target, Tproxy, UnknownTarget, Verdict
+from .targets import UNTRACKED, VERDICTS, Goto, Jump, Reject, Target, Tproxy, UnknownTarget, Verdict
 
 Sets: TypeAlias = Mapping[str, Sequence[str] | None]
 """The elements of sets and maps by name; None if packets may change them."""
@@ -262,6 +262,7 @@ _PASSES = re.compile(
     r'|log(?: (?:prefix "[^"]*"|(?:group|snaplen|queue-threshold|level|flags) [^ ]+))*)(?: |$)'
 )
 """Statements without an effect on the way of a packet."""
+_UNTRACKED = re.compile(r"notrack(?: |$)")
 _LIMIT = re.compile(r"(limit rate (?:over )?[^ ]+(?: burst \d+ [a-z]+)?)(?: |$)")
 _COMMENT = re.compile(r'(?:^| )comment "([^"]*)"$')
 _VERDICT_MAP = re.compile(r"vmap (\{[^{}]*\}|@[^ ]+)$")
@@ -313,6 +314,8 @@ class _RuleReader:
             self.parts.targets.append(VERDICTS[found[1].upper()])
         elif found := _REJECT.match(text):
             self._reject(found[1] or "")
+        elif found := _UNTRACKED.match(text):
+            self.parts.targets.append(UNTRACKED)
         elif found := _TPROXY.match(text):
             if found[1]:
                 self.parts.test_family(_FAMILIES[found[1]])

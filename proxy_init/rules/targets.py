@@ -170,6 +170,16 @@ NON_TERMINATING = frozenset({
 # fmt: on
 """Names of targets after which the next rule is tried (man 8 iptables-extensions)."""
 
+UNTRACKED = UnknownTarget("NOTRACK")
+
+
+def is_untracking(target: Target) -> bool:
+    """Whether conntrack, and so nat, ignores the packets: NOTRACK, or CT --notrack."""
+    return target == UNTRACKED or (
+        isinstance(target, UnknownTarget) and any(o.name == "notrack" for o in target.spelling)
+    )
+
+
 _SPELLINGS: Spellings[Target] = {
     ("REDIRECT", ("to-ports",)): lambda o: Redirect(o.number),
     ("MARK", ("set-xmark",)): lambda o: SetMark(o.number),

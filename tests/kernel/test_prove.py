@@ -169,3 +169,32 @@ def test_rules_of_the_kernel_of_a_file_and_of_flags_are_compared(pod: Pod, tmp_p
         foreign = "The foreign rule: nat: -A OUTPUT -p tcp -m tcp --dport 8443 -j ACCEPT"
         assert foreign in proved.stdout
         assert "- IPv4 TCP to any address outside the pod, port 8443, " in compared.stdout
+
+
+OUTPUT = "chain c { type nat hook output priority -110; tcp dport 8080 %s; };"
+REPLIES = "chain d { type filter hook prerouting priority -310; tcp sport 8080 notrack; };"
+
+
+@pytest.mark.parametrize(
+    ("chains", "bypasses"),
+    [
+        (OUTPUT.replace("nat", "filter").replace("-110", "-310") % "notrack" + REPLIES, True),
+        (OUTPUT % "dnat to 198.51.100.7:8080", True),
+        (OUTPUT % "accept", False),  # in nat, only a translation keeps packets from the next chain
+    ],
+    ids=["notrack", "dnat", "accept"],
+)
+def test_a_foreign_table_is_found_if_the_kernel_lets_packets_bypass_ours_by_it(
+    pod: Pod, chains: str, bypasses: bool
+) -> None:
+    for words in (("clean",), FLAGS):
+        assert run_in(pod.namespace, *words).status == 0
+    try:
+        assert pod.run(["nft", f"table ip foreign {{ {chains} }}"]).returncode == 0
+        answer = connect(pod.namespace, str(SERVER[Family.V4]), 8080, uid=1000, gid=1000)
+        assert answer.who == ("outside" if bypasses else f"proxy {OUTBOUND}")
+        proved = run_in(pod.namespace, "prove", "--live", *FLAGS)
+        assert proved.status == (3 if bypasses else 0), proved.stdout
+        assert ("The foreign rule: " in proved.stdout) == bypasses
+    finally:
+        assert pod.run(["nft", "delete table ip foreign"]).returncode == 0

@@ -71,6 +71,7 @@ from proxy_init.rules.targets import (
     ACCEPT,
     DROP,
     RETURN,
+    UNTRACKED,
     ConntrackZone,
     Goto,
     Jump,
@@ -131,6 +132,7 @@ targets: st.SearchStrategy[Target] = st.sampled_from(
         *(Redirect(15001), Redirect(80), Tproxy(15006, 1, "0.0.0.0"), ConntrackZone(1)),
         *(SetMark(1), SetMark(2), SaveMark(), RestoreMark()),
         *(UnknownTarget("LOG"), UnknownTarget("DNAT"), UnknownTarget("")),
+        *(UNTRACKED, UnknownTarget("CT", (Option("notrack"),))),
     ]
 )
 OWN_CHAINS = ("A", "B", "C")

@@ -35,6 +35,7 @@ from ...rules.networks import Address, Network, network_around
 from ...rules.options import Option
 from ...rules.rule_parts import STATES, RuleParts
 from ...rules.targets import (
+    UNTRACKED,
     VERDICTS,
     ConntrackZone,
     Goto,
@@ -446,6 +447,9 @@ class _RuleReader:
         elif name == "immediate" and to_number(parts[1]) != nft.VERDICT_REGISTER:
             self._loaded[to_number(parts[1])] = nft.value(parts[2])
             return
+        elif name == "notrack":
+            self.parts.targets.append(UNTRACKED)
+            return
         elif name == "immediate":
             self.parts.targets.append(self._verdict(parts[2]))
             return
@@ -495,8 +499,10 @@ class _RuleReader:
         options = (*of, Option("bytes", raw.hex()))
         if name in _ENDING:
             self.parts.targets.append(UnknownTarget(name, options))
-        else:
-            self.parts.matches.append(UnknownMatch(name, options))
+            return
+        self.parts.matches.append(UnknownMatch(name, options))
+        if name == "lookup" and not any(parts.get(3, b"\1")):  # into the register of verdicts
+            self.parts.targets.append(UnknownTarget("vmap", options))
 
 
 _ENDING = frozenset({"nat", "masq", "redir", "tproxy", "reject", "queue", "fwd", "synproxy"})
