@@ -40,6 +40,7 @@ SAVED = Flag(
     "",
     "FILE",
     "Use the rules in a file, as --dry-run, iptables-save or nft prints them.",
+    may_be_empty=True,  # not the flags, if a script has lost the name of the file
 )
 
 

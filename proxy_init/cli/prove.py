@@ -57,6 +57,7 @@ OPTIONS = (
         "FLAGS",
         "Show which packets other rules treat differently, instead of a proof: the rules of these "
         'flags, or with "--live" those in the kernel, or with "--saved FILE" those in a file.',
+        may_be_empty=True,
     ),
     Flag(
         "list",

@@ -145,7 +145,7 @@ def merge(
     merged: dict[str, Setting] = {}
     for flag in (*FLAGS, *extra):
         setting = line.given.get(flag.name) or _of_variables(flag, environ)
-        if setting and setting.text.strip():
+        if setting and (setting.text.strip() or flag.may_be_empty):
             merged[flag.name] = setting
     return merged
 

@@ -42,6 +42,8 @@ class Flag:
     check: Callable[[str], object] | None = None
     repeats: bool = False
     """Given several times, it holds them all, as a comma list."""
+    may_be_empty: bool = False
+    """An empty value does not stand for the default."""
 
     @property
     def words(self) -> tuple[str, ...]:

@@ -39,29 +39,37 @@ _FREE_TEXT = frozenset({"--comment", "--log-prefix", "--nflog-prefix", "--ulog-p
 """Options whose value may look like an option: iptables quotes only what is special to a shell."""
 
 
+class BadLine(ValueError):
+    """A line of the text that cannot be read; `index` is its place in the text, from 0."""
+
+    def __init__(self, index: int, why: str) -> None:
+        super().__init__(why)
+        self.index = index
+
+
 def read_table(name: str, text: str) -> tuple[Table, dict[str, tuple[Count, ...]]]:
     """A table, and by chain the counters of its rules, which are 0 where the text has none.
 
-    `text` is the output of `iptables-save -t NAME`, with or without -c.
+    `text` is the output of `iptables-save -t NAME`, with or without -c. Raises BadLine.
     """
-    policies: dict[str, str] = {}
-    rules: dict[str, list[str]] = {}
-    counts: dict[str, list[Count]] = {}
     # Not splitlines(): a comment may hold other characters that end a line in Python.
-    for line in text.split("\n"):
-        if declared := _CHAIN.match(line):
-            policies[declared[1]] = declared[2]
-            rules[declared[1]], counts[declared[1]] = [], []
-        elif added := _RULE.fullmatch(line):
-            packets, size, chain, words = added.groups()
-            rules[chain].append(words)
-            counts[chain].append(Count(int(packets or 0), int(size or 0)))
+    lines = text.split("\n")
+    policies = {declared[1]: declared[2] for declared in map(_CHAIN.match, lines) if declared}
+    rules: dict[str, list[Rule]] = {chain: [] for chain in policies}
+    counts: dict[str, list[Count]] = {chain: [] for chain in policies}
+    for index, added in enumerate(map(_RULE.fullmatch, lines)):
+        if not added:
+            continue
+        packets, size, chain, words = added.groups()
+        if chain not in policies:
+            raise BadLine(index, f"the chain {chain!r} is not declared")
+        try:
+            rules[chain].append(_read_rule(words, policies.keys()))
+        except (IndexError, KeyError, ValueError) as error:
+            raise BadLine(index, "not a rule of iptables-save") from error
+        counts[chain].append(Count(int(packets or 0), int(size or 0)))
     chains = tuple(
-        Chain(
-            chain,
-            tuple(_read_rule(words, policies.keys()) for words in rules[chain]),
-            policy=None if policy == "-" else policy,
-        )
+        Chain(chain, tuple(rules[chain]), policy=None if policy == "-" else policy)
         for chain, policy in policies.items()
     )
     return Table(name, chains), {chain: tuple(each) for chain, each in counts.items()}

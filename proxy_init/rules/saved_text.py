@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from ..errors import shown
 from ..frozen import frozen
-from .iptables_save_parser import read_table
-from .model import BUILT_IN, Family, PolicyRoute, Table
+from .iptables_save_parser import BadLine, read_table
+from .model import BUILT_IN, PREFIX, Family, PolicyRoute, Table
 from .native_tables import met
 from .nftables_parser import NotNft, read_tables
 from .targets import Goto, Jump
@@ -82,14 +82,14 @@ def _of_iptables(text: str) -> Mapping[Family, Mapping[str, Table]]:
     """If no comment names the family, the addresses decide; without any, it is IPv4."""
     family = Family.V6 if _IPV6.search(text) else Family.V4
     found: dict[Family, dict[str, Table]] = {}
-    name, lines = "", list[str]()
+    name, lines = "", list[tuple[int, str]]()
     for number, line in enumerate(text.split("\n"), start=1):
         if marked := _FAMILY.fullmatch(line):
             family = _family_of(marked)
             found.setdefault(family, {})
         elif not line.strip() or line.startswith("#"):
             continue
-        elif opened := _TABLE.fullmatch(line):
+        elif not name and (opened := _TABLE.fullmatch(line)):
             name, lines = opened[1], []
         elif name and line == "COMMIT":
             tables = found.setdefault(family, {})
@@ -98,7 +98,7 @@ def _of_iptables(text: str) -> Mapping[Family, Mapping[str, Table]]:
             tables[name] = _table(name, lines)
             name = ""
         elif name and _IN_TABLE.fullmatch(line):
-            lines.append(line)
+            lines.append((number, line))
         else:
             raise NotSaved(f"line {number}: not a line of iptables-save: {shown(line, 60)}")
     if name:
@@ -110,15 +110,19 @@ def _family_of(marked: re.Match[str]) -> Family:
     return Family.V6 if "6" in marked.groups() else Family.V4
 
 
-def _table(name: str, lines: list[str]) -> Table:
+def _table(name: str, lines: Sequence[tuple[int, str]]) -> Table:
     if name not in BUILT_IN:
         raise NotSaved(f"the table {name} is not one of {', '.join(BUILT_IN)}")
     try:
-        table, _ = read_table(name, "\n".join(lines))
-    except KeyError as error:
-        raise NotSaved(f"the chain {error} of the table {name} is not declared") from error
-    except (IndexError, ValueError) as error:
-        raise NotSaved(f"the table {name}: a rule cannot be read: {error}") from error
+        table, _ = read_table(name, "\n".join(line for _, line in lines))
+    except BadLine as error:
+        number, line = lines[error.index]
+        raise NotSaved(f"line {number}: {error}: {shown(line, 60)}") from error
+    declared = {chain.name for chain in table.chains}
+    for rule in (rule for chain in table.chains for rule in chain.rules):
+        called = rule.target.name
+        if called not in declared and (isinstance(rule.target, Goto) or called.startswith(PREFIX)):
+            raise NotSaved(f"the chain {called!r} of the table {name} is not declared")
     _check_jumps(name, table)
     return table
 

@@ -314,7 +314,11 @@ LOOP = "chain A { goto A; }; chain o { type nat hook output priority 0; jump A; 
         ("*nat\n:OUTPUT ACCEPT [0:0]\n", "the table nat does not end with COMMIT"),
         ("*nat\nCOMMIT\n*nat\nCOMMIT\n", "line 4: the table nat of IPv4 is repeated"),
         ("*security\nCOMMIT\n", "the table security is not one of raw, mangle, nat, filter"),
-        ("*nat\n-A A -j ACCEPT\nCOMMIT\n", "the chain 'A' of the table nat is not declared"),
+        ("*nat\n-A A -j ACCEPT\nCOMMIT\n", "line 2: the chain 'A' is not declared: '-A A -j ACC"),
+        ("*nat\n:A - [0:0]\n-A A -p tcp -j\nCOMMIT\n", "line 3: not a rule of iptables-save: '-A"),
+        ("*nat\n:A - [0:0]\n-A A -p tcp --dport 80\nCOMMIT\n", "line 3: not a rule of iptables-sa"),
+        ("*nat\n:A - [0:0]\n-A A -j ISTIO_X\nCOMMIT\n", "the chain 'ISTIO_X' of the table nat is"),
+        ("*nat\n:A - [0:0]\n*nat\nCOMMIT\n", "line 3: not a line of iptables-save: '*nat'"),
         ("*nat\n:A - [0:0]\n-A A -g A\nCOMMIT\n", "form a loop: A -> A"),
         ("*nat\niptables -t nat\nCOMMIT\n", "line 2: not a line of iptables-save"),
     ],
@@ -350,6 +354,18 @@ def test_ten_thousand_networks_are_proven(
     )
     assert call("prove", *USUAL, "-x", f"@{listed}", "--cidr-tree", how) == 0
     assert capsys.readouterr().out.startswith("Every promise holds for all packets")
+
+
+def test_an_empty_value_is_compared_or_refused_but_never_ignored(
+    call: Call, capsys: Captured
+) -> None:
+    """A script may have lost the arguments or the name of the file."""
+    assert call("prove", *USUAL, "--against", "") == 3
+    assert call("prove", "--against=") == 0
+    assert "agree on all packets" in capsys.readouterr().out
+    for words in (("--saved", "", *USUAL), (*USUAL, "--against", "--saved ''")):
+        assert call("prove", *words) == 2
+        assert "--saved: got '', cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 """Rules in a file: of which family they are, and what goes with them."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy_init.rules.iptables_save import routing_text, ruleset_text
 from proxy_init.rules.model import Family, PolicyRoute
-from proxy_init.rules.saved_text import read_saved
+from proxy_init.rules.saved_text import NotSaved, read_saved
 from proxy_init.rules.targets import ACCEPT
 from proxy_init.rulesets import build
-from tests.unit.fakes import settled
+from tests.unit.fakes import bounded, settled
 
 TABLE = "*nat\n:OUTPUT ACCEPT [12:720]\n[3:180] -A OUTPUT -p tcp -j ACCEPT\nCOMMIT\n"
 
@@ -43,6 +45,23 @@ def test_the_family_is_that_of_the_program_or_of_the_addresses(text: str, family
     assert found is family
     output = saved.tables["nat"].chain("OUTPUT")
     assert output and [rule.target for rule in output.rules] == [ACCEPT]
+
+
+@bounded
+@given(st.data())
+def test_damaged_text_is_refused_or_read(data: st.DataObject) -> None:
+    """Never anything but NotSaved is raised."""
+    config = settled("-i", "10.0.0.0/8", "-b", "80", "-m", "TPROXY", "--ipv6", "--comments")
+    rulesets = [build(config, family) for family in Family]
+    text = "".join(f"# {r.family.title}\n{ruleset_text(r)}{routing_text(r)}" for r in rulesets)
+    at, length = data.draw(st.integers(0, len(text))), data.draw(st.integers(0, 20))
+    put = data.draw(
+        st.sampled_from(["", " ", '"', "\n", "-", ":", "! ", "\0", "9" * 30, "-j ", "*"])
+    )
+    try:
+        read_saved(text[:at] + put + text[at + length :])
+    except NotSaved as error:
+        assert str(error)
 
 
 def test_a_dry_run_without_rules_of_a_family_still_speaks_of_it() -> None:
