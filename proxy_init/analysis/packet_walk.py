@@ -39,6 +39,7 @@ from ..rules.model import BUILT_IN, Chain, Family, PolicyRoute, Rule, Table
 from ..rules.networks import Address, read_address
 from ..rules.targets import (
     NON_TERMINATING,
+    SETTING_MARKS,
     ConntrackZone,
     Goto,
     Jump,
@@ -217,6 +218,8 @@ class _Walker:
         self.nat_done = packet.state in ("ESTABLISHED", "INVALID")
         self.captured: tuple[str, int] | None = None
         self.translated = False
+        self.unknown: set[type[Match]] = set()
+        """The matches on marks that a rule with an unknown target may have changed."""
         self.dropped = False
         self.decided_by: Visit | None = None
         self.path: list[Visit] = []
@@ -258,7 +261,8 @@ class _Walker:
     def _stays_here(self) -> bool:
         """Whether the packet stays in the pod after this hook; if the pod sends it, over lo."""
         route = self.pod_network.policy_route
-        marked = route is not None and self.packet.mark == route.mark
+        known = Mark not in self.unknown
+        marked = known and route is not None and self.packet.mark == route.mark
         if not (marked or self.captured or self.pod_network.is_local(self.packet.destination)):
             return False
         if self.hook == "OUTPUT":
@@ -317,14 +321,19 @@ class _Walker:
                 self._redirect(port)
                 return _Stop.ACCEPTED
             case Tproxy(port, mark, _):
+                self.unknown -= {Mark}
                 self.packet = replace(self.packet, mark=mark)
                 self._capture("TPROXY", port)
                 return _Stop.ACCEPTED
             case SetMark(value):
+                self.unknown -= {Mark}
                 self.packet = replace(self.packet, mark=value)
             case SaveMark():
+                self.unknown = {Mark, ConnectionMark} if Mark in self.unknown else set()
                 self.packet = replace(self.packet, connection_mark=self.packet.mark)
             case RestoreMark():
+                unknown = ConnectionMark in self.unknown
+                self.unknown = {Mark, ConnectionMark} if unknown else set()
                 self.packet = replace(self.packet, mark=self.packet.connection_mark)
             case ConntrackZone():
                 pass
@@ -333,6 +342,8 @@ class _Walker:
                 if table == "raw" and is_untracking(target):
                     self.packet = replace(self.packet, state="UNTRACKED")
                     self.nat_done = True
+                if name in SETTING_MARKS:
+                    self.unknown = {Mark, ConnectionMark}
                 if name in NON_TERMINATING:
                     return None
                 self.translated = table == "nat"
@@ -358,7 +369,8 @@ class _Walker:
         """Whether a rule matches; None if a part of it is not known, and the rest matches."""
         known: bool | None = True
         for match in rule.matches:
-            result = asks_for(match, self.packet, self.hook)
+            unknown = type(match) in self.unknown
+            result = None if unknown else asks_for(match, self.packet, self.hook)
             if result is False:
                 return False
             known = known if result else None

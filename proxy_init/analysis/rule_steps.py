@@ -89,6 +89,7 @@ class Step:
     ) -> None:
         first = asking[0]
         self.places = places
+        self.asking = asking
         self.field = field
         self.unknown = first.unknown
         self.conditions = tuple(each for each in first.conditions.items() if each[0] != field)

@@ -16,6 +16,7 @@ from ..frozen import frozen
 from ..rules.model import BUILT_IN, Rule
 from ..rules.targets import (
     NON_TERMINATING,
+    SETTING_MARKS,
     ConntrackZone,
     Goto,
     Jump,
@@ -30,7 +31,7 @@ from ..rules.targets import (
     Verdict,
     is_untracking,
 )
-from .number_sets import Numbers, union
+from .number_sets import ANYTHING, Numbers, union
 from .packet_sets import (
     CONNECTION_MARK,
     DESTINATION,
@@ -91,8 +92,8 @@ class _Fixed(NamedTuple):
 class _Now(NamedTuple):
     """What has happened to a set so far."""
 
-    holds: tuple[int | _Fixed, ...] = tuple(FIELDS)
-    """For each field, the field whose first value it has now, or a value."""
+    holds: tuple[int | _Fixed | None, ...] = tuple(FIELDS)
+    """For each field, the field whose first value it has now, or a value; None if not known."""
     nat_done: bool = False
     translated: bool = False
     """By a rule of nat that is not known here; other tables of nat are not asked."""
@@ -104,7 +105,7 @@ class _Now(NamedTuple):
         """Whether no other table of the same kind is asked; `nat` if this kind is nat."""
         return self.dropped or (nat and (self.translated or self.captured is not None))
 
-    def holding(self, field: int, what: int | _Fixed) -> _Now:
+    def holding(self, field: int, what: int | _Fixed | None) -> _Now:
         """The same after a field was written."""
         return self._replace(holds=(*self.holds[:field], what, *self.holds[field + 1 :]))
 
@@ -184,7 +185,7 @@ class SetWalk:
         for part in parts:
             if part.now.captured or self.journey.local:
                 staying.append(part)
-            elif route:
+            elif route and part.now.holds[MARK] is not None:
                 marked, rest = _split(part, [(MARK, Numbers.of(route.mark))])
                 staying += [marked] if marked else []
                 gone += rest
@@ -263,19 +264,16 @@ class SetWalk:
 
     def _take(self, step: Step, part: _Part, taken: Mapping[Target, list[_Part]]) -> list[_Part]:
         """Add the packets that match to `taken`, by target; returns the rest."""
+        fields = [field for field, _ in step.conditions]
+        fields += [] if step.field is None else [step.field]
+        if step.unknown or any(part.now.holds[field] is None for field in fields):
+            return self._take_perhaps(step, part, taken)
         inside, rest = _split(part, step.conditions)
         if inside is None:
             return rest
         if step.field is None:
             (target,) = step.targets
-            if not step.unknown:
-                self._matched.add(step.places[0])
-            else:
-                place = (self._hook, *step.places[0])
-                if place not in part.now.assumed:
-                    rest = [part]
-                    assumed = part.now.assumed | {place}
-                    inside = _Part(inside.box, inside.now._replace(assumed=assumed))
+            self._matched.add(step.places[0])
             taken[target].append(inside)
             return rest
         met = self._met.setdefault(step, set())
@@ -287,6 +285,30 @@ class SetWalk:
         if matched:
             met.add(_values(matched, step.field))
         return rest + unmatched
+
+    def _take_perhaps(
+        self, step: Step, part: _Part, taken: Mapping[Target, list[_Part]]
+    ) -> list[_Part]:
+        """The same for rules whose result is not known: the packets continue both ways."""
+        left = [part]
+        for place, asking in zip(step.places, step.asking, strict=True):
+            here = (self._hook, *place)
+            after: list[_Part] = []
+            for each in left:
+                inside, rest = _split(each, asking.conditions.items())
+                if inside is None:
+                    after.append(each)
+                    continue
+                if not step.unknown:
+                    self._matched.add(place)
+                if here not in each.now.assumed:
+                    rest = [each]
+                    assumed = each.now.assumed | {here}
+                    inside = _Part(inside.box, inside.now._replace(assumed=assumed))
+                taken[asking.target].append(inside)
+                after += rest
+            left = after
+        return left
 
     def _target(self, title: str, target: Target, parts: list[_Part], ways: _Ways) -> list[_Part]:
         """Execute a target; returns the packets for the next rule."""
@@ -322,6 +344,8 @@ class SetWalk:
                 table = self._compiled.pod_network.tables[title].name
                 if table == "raw" and is_untracking(target):
                     return _changed(parts, _untracked)
+                if name in SETTING_MARKS:
+                    return _changed(parts, _marked)
                 if name in NON_TERMINATING:
                     return parts
                 translates = table == "nat"
@@ -350,7 +374,13 @@ class _Ways:
 def _values(part: _Part, field: int) -> Numbers:
     """What the packets have in a field now."""
     held = part.now.holds[field]
+    if held is None:
+        return ANYTHING
     return Numbers.of(held.number) if isinstance(held, _Fixed) else part.box[held]
+
+
+def _marked(now: _Now) -> _Now:
+    return now.holding(MARK, None).holding(CONNECTION_MARK, None)
 
 
 def _untracked(now: _Now) -> _Now:
@@ -368,10 +398,13 @@ def _changed(parts: Iterable[_Part], change: Callable[[_Now], _Now]) -> list[_Pa
 def _split(
     part: _Part, conditions: Iterable[tuple[int, Numbers]]
 ) -> tuple[_Part | None, list[_Part]]:
-    """The packets that meet conditions in their present form, and the rest."""
+    """The packets that meet conditions in their present form, and the rest. A condition on a value
+    that is not known counts as met."""
     at_first = []
     for field, numbers in conditions:
         held = part.now.holds[field]
+        if held is None:
+            continue
         if not isinstance(held, _Fixed):
             at_first.append(Condition(held, numbers))
         elif held.number not in numbers:

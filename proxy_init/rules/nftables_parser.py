@@ -266,6 +266,7 @@ _UNTRACKED = re.compile(r"notrack(?: |$)")
 _LIMIT = re.compile(r"(limit rate (?:over )?[^ ]+(?: burst \d+ [a-z]+)?)(?: |$)")
 _COMMENT = re.compile(r'(?:^| )comment "([^"]*)"$')
 _VERDICT_MAP = re.compile(r"vmap (\{[^{}]*\}|@[^ ]+)$")
+_SETS_MARK = re.compile(r"(?:meta|ct) mark set [^{}]*")
 _ENDING = re.compile(r"(?:dnat|snat|masquerade|redirect|tproxy|queue)(?: |$)")
 """Statements after which the next rule is not tried, whatever follows them."""
 _LAST = re.compile(r"(?:^| )(accept|drop|return|(?:jump|goto) [^ ]+)$")
@@ -415,6 +416,8 @@ class _RuleReader:
         elif found := _LAST.search(text):
             self.parts.matches.append(_unknown_match(text[: found.start()]))
             self._statement(found[1])
+        elif _SETS_MARK.fullmatch(text):
+            self.parts.targets.append(UnknownTarget("MARK", (Option("text", text),)))
         else:
             if not _ENDING.match(text):
                 self.parts.matches.append(_unknown_match(text))

@@ -170,6 +170,8 @@ NON_TERMINATING = frozenset({
 # fmt: on
 """Names of targets after which the next rule is tried (man 8 iptables-extensions)."""
 
+SETTING_MARKS = frozenset({"MARK", "CONNMARK"})
+"""Names of unknown targets that change the fwmark, or the mark of the connection: with a mask."""
 UNTRACKED = UnknownTarget("NOTRACK")
 
 

@@ -1,7 +1,6 @@
 """The walk of sets of packets, against the walk of single ones."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -44,6 +43,7 @@ from proxy_init.analysis.packet_walk import (
 )
 from proxy_init.analysis.rule_steps import Compiled
 from proxy_init.analysis.set_walk import Fate, SetWalk
+from proxy_init.frozen import replace
 from proxy_init.rules.matches import (
     Comment,
     ConnectionMark,
@@ -84,7 +84,8 @@ from proxy_init.rules.targets import (
     Tproxy,
     UnknownTarget,
 )
-from tests.unit.fakes import bounded
+from proxy_init.rulesets import build
+from tests.unit.fakes import bounded, settled
 
 some = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 
@@ -344,6 +345,29 @@ def test_a_rule_that_a_set_matches_is_matched_by_a_packet_of_it(
 
 def _told(fates: Sequence[Fate]) -> list[tuple[Box, object]]:
     return [(fate.box, fate.decision) for fate in fates if not fate.assumed]
+
+
+def test_a_mark_that_is_not_known_may_be_any() -> None:
+    """Of the rules for TPROXY, all that ask for a mark may match."""
+    config = settled("-i", "*", "-b", "80", "-m", "TPROXY", "-u", "1337", "-z", "15006")
+    ruleset = build(config, Family.V4)
+    odd = Rule((Protocol("tcp"),), UnknownTarget("MARK", (Option("or-mark", "0x1"),)))
+    tables = {table.name: table for table in ruleset.tables}
+    chains = tables["mangle"].chains
+    tables["mangle"] = Table(
+        "mangle",
+        tuple(replace(c, rules=(odd, *c.rules)) if c.name == "PREROUTING" else c for c in chains),
+    )
+    pod_network = PodNetwork(tables, frozenset(), ruleset.routing.policy_route)
+    journey = Journey(Family.V4, Direction.IN, True)
+    ways: set[object] = set()
+    for fate in SetWalk(Compiled(pod_network), journey).fates:
+        packet = example(journey, fate.box)
+        assert packet
+        if fate.decision is not None:
+            ways.add((packet.destination_port, packet.state, fate.decision[0]))
+            assert walk_of(pod_network, journey, packet, fate).verdict == fate.decision
+    assert {(80, "NEW", Outcome.CAPTURED), (80, "NEW", Outcome.DIRECT)} <= ways
 
 
 # Interfaces.

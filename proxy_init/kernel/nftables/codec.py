@@ -500,6 +500,10 @@ class _RuleReader:
         if name in _ENDING:
             self.parts.targets.append(UnknownTarget(name, options))
             return
+        stored = nft.stored(name, parts)
+        if stored and stored[1] in (("meta", nft.META_MARK), ("ct", nft.CT_MARK)):
+            self.parts.targets.append(UnknownTarget("MARK", options))
+            return
         self.parts.matches.append(UnknownMatch(name, options))
         if name == "lookup" and not any(parts.get(3, b"\1")):  # into the register of verdicts
             self.parts.targets.append(UnknownTarget("vmap", options))
