@@ -90,6 +90,8 @@ NOT_PROVEN = (
     "Packets that another program has marked, unless the proxy sends them.",
     "Packets after the first one of a connection. conntrack treats them like the first.",
     "Inbound IPv6 with --ruleset 1.0, which rejects it.",
+    "What acts outside the tables of IPv4 and IPv6: netdev and bridge tables, tc, XDP, eBPF, and "
+    "routes other than the one of mode TPROXY.",
     "That the kernel executes its rules correctly, that a process listens on the ports of the "
     "proxy, and what the proxy does with a connection. `validate` sends real packets.",
 )
