@@ -1,4 +1,4 @@
-"""`check`: would applying these flags work on this node? It touches nothing."""
+"""`check`: would applying these flags work on this node? It changes nothing."""
 
 import json
 import textwrap
@@ -22,7 +22,7 @@ from .terminal import WIDTH
 
 
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Print what these flags need, and whether it is there; give 0, or 4 if they can't work."""
+    """Print what these flags need, and whether the node has it; returns 0, or 4 if not."""
     with session(words, environ) as config:
         rulesets = wanted_rulesets(replace(config, backend="legacy"))
         routing = [need for ruleset in rulesets for need in routing_needs(ruleset)]

@@ -1,4 +1,4 @@
-"""The rules that a packet is walked through: those that the flags ask for, or the kernel's."""
+"""The rules that a packet walks through: those of the flags, of the kernel, or of a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two ways to the kernel's tables, and which of them to take."""
+"""The two backends: the legacy tables of x_tables, and nf_tables."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class Backend(Enum):
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """What a process must have for it: libiptc works through a raw socket."""
+        """The capabilities that a process needs; libiptc uses a raw socket."""
         return ("NET_ADMIN", "NET_RAW") if self is Backend.LEGACY else ("NET_ADMIN",)
 
     @property
     def tables_in_words(self) -> str:
-        """What people call the tables that it reads and writes."""
+        """The name for people of the tables that it reads and writes."""
         return "the legacy tables" if self is Backend.LEGACY else "nf_tables"
 
     def load(self) -> None:
-        """Load what reading and writing take. Raises NodeCannot where something is missing."""
+        """Load the libraries that reading and writing need. Raises NodeCannot if one is missing."""
         if self is Backend.LEGACY:
             from .legacy.libiptc import load
 
@@ -45,7 +45,7 @@ class Task:
 
     @property
     def title(self) -> str:
-        """How people may call it."""
+        """The name for people."""
         families = " and ".join(ruleset.family.title for ruleset in self.rulesets)
         return families if self.with_routing else f"{families} ({self.backend.value})"
 

@@ -1,4 +1,4 @@
-"""Which backend a run goes through, and why."""
+"""Chooses the backend of a run, and says why."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Choice:
         return tasks
 
     def load(self) -> None:
-        """Load what reading and writing take. Raises NodeCannot."""
+        """Load the libraries that reading and writing need. Raises NodeCannot."""
         for backend in (self.backend, *self.left):
             backend.load()
 
@@ -112,7 +112,7 @@ def _holders(
 
 
 def _holds_ours(backend: Backend, rulesets: Sequence[Ruleset]) -> bool:
-    """Whether any family's tables hold something of ours; who can't be asked is taken not to."""
+    """Whether a family has something of ours in its tables, as far as they can be read."""
     try:
         if backend is Backend.NFT:
             from .nftables import tables as nf_tables

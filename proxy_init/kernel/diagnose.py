@@ -1,4 +1,4 @@
-"""When the kernel says no: what is missing on this node or in this container, and the remedy."""
+"""After a refusal of the kernel: what this node or container lacks, and the remedy."""
 
 import errno
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from .system.refusal import KernelRefused
 
 
 def explained(refused: KernelRefused, task: Task) -> ProxyInitError:
-    """The error to show for a refusal: what is missing if anything is, else what was said."""
+    """The error to show for a refusal: what is missing, or else what the kernel said."""
     missing = list(what_is_missing(task))
     said = f"{task.title} {refused}" if len(task.rulesets) == 1 else str(refused)
     if missing:
@@ -31,5 +31,5 @@ def explained(refused: KernelRefused, task: Task) -> ProxyInitError:
 
 
 def what_is_missing(task: Task) -> Iterator[str]:
-    """Every capability, table, match and target that a task needs and that is not there."""
+    """Every capability, table, match and target that a task needs and the node lacks."""
     return (str(need) for need in needs(task, write=True) if need.state is State.MISSING)

@@ -1,4 +1,4 @@
-"""What rules need of a node, and whether it is there; nothing is written to find out."""
+"""What rules need of a node, and whether the node has it. Nothing is written to find out."""
 
 from collections.abc import Iterator, Sequence
 
@@ -160,7 +160,7 @@ def _on_disk(need: Need, module: str) -> Need:
 
 
 def _in_kernel(module: str) -> bool:
-    """Whether a table's module is in this kernel now, as far as can be told."""
+    """Whether the module of a table is in this kernel now, as far as is known."""
     symbol = f" {module}_init\n" if module.endswith("_nat") else f" {module}_table_init\n"
     try:
         text = read("/proc/kallsyms")

@@ -1,4 +1,4 @@
-"""What the kernel holds now, of ours and of others; nothing is changed."""
+"""Reads what the kernel holds, our rules and those of others. Changes nothing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""Real packets through the kernel's rules."""
+"""Sends real packets through the rules in the kernel."""

@@ -1,4 +1,4 @@
-"""Packets that reach a pod as a stranger's do, made inside it. Needs CAP_NET_RAW.
+"""Packets that reach the pod like those from outside, made inside it. Needs CAP_NET_RAW.
 
 What a process sends to its own pod is not asked about nat again when it comes back over lo, since
 connection tracking knows it from OUTPUT. Two ways lead to PREROUTING as a stranger. IPv4: a raw
@@ -21,7 +21,7 @@ _FIRST_FRAGMENT = 24  # bytes: a TCP header with one option
 
 
 class Forger:
-    """Sends from an address of nobody's to one of the pod's, and hears what is answered.
+    """Sends from an unused address to one of the pod, and receives the answers.
 
     What it opens is closed with `stack`. Raises OSError where the kernel refuses.
     """
@@ -63,7 +63,7 @@ class Forger:
         return source_port
 
     def arrived(self) -> bool:
-        """Whether a datagram did."""
+        """Whether a datagram has arrived."""
         with suppress(BlockingIOError):
             self._arrived = bool(self._control.recv(64, socket.MSG_DONTWAIT)) or self._arrived
         return self._arrived

@@ -1,4 +1,4 @@
-"""Making probes for real, in this network namespace, and seeing what becomes of each.
+"""Sends real probes in this network namespace, and observes what happens to each.
 
 Where a connection went is known from whoever accepts it: this process, where nobody else has the
 proxy's ports. Nothing that is sent gets farther than the next hop.
@@ -44,7 +44,7 @@ _BEFORE = 0x8000  # in the number of a DNS query that goes before another
 
 
 class Seen(NamedTuple):
-    """What became of a probe. Without an outcome, `words` say what went wrong."""
+    """What happened to a probe. Without an outcome, `words` say what went wrong."""
 
     outcome: Outcome | None
     port: int | None = None
@@ -57,7 +57,7 @@ Look: TypeAlias = Callable[[], Seen]
 
 
 def surroundings(destinations: Iterable[Address]) -> Surroundings:
-    """What decides which probes this process can make here. Raises ApplyFailed."""
+    """The facts that decide which probes this process can send here. Raises ApplyFailed."""
     return Surroundings(_ourselves(), addresses(), dict(_interfaces(destinations)))
 
 
@@ -79,7 +79,7 @@ def _interfaces(destinations: Iterable[Address]) -> Iterator[tuple[Address, str]
 
 
 def make(probes: Sequence[Probe], ports: Ports, proxy: Owner, wait: int) -> list[Judged]:
-    """Make the probes, and those that fail again and again until `wait` milliseconds have passed.
+    """Send the probes; those that fail are repeated until `wait` milliseconds have passed.
 
     Where nobody listens on `ports`, `proxy` does so, if this process may be it.
     """
@@ -127,7 +127,7 @@ class _Stage:
         return self._stack.enter_context(new_socket(family, kind, owner))
 
     def _listen(self, family: Family, port: int, transparent: bool) -> None:
-        """Listen on a TCP port, if nobody does."""
+        """Listen on a TCP port, unless another process does."""
         try:
             made = self._socket(family, socket.SOCK_STREAM, self._owner)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -146,7 +146,7 @@ class _Stage:
                 self._deaf[family, "TPROXY"] = f"to listen transparently on port {port}, {error}"
 
     def _be_the_agent(self, family: Family) -> None:
-        """Take DNS queries, if nobody does."""
+        """Receive DNS queries, unless another process does."""
         with suppress(OSError):
             made = self._socket(family, socket.SOCK_DGRAM, self._owner)
             made.bind((str(LOOPBACK[family.value]), DNS_PORT))
@@ -155,7 +155,7 @@ class _Stage:
             self._agents[family] = made
 
     def perform(self, probes: Iterable[Probe], until: float) -> dict[Probe, Judged]:
-        """Send probes, and look until all have passed, or until a time."""
+        """Send probes, and wait until all have passed or the time is over."""
         looks: dict[Probe, Look] = {}
         judged: dict[Probe, Judged] = {}
         for probe in probes:
@@ -173,7 +173,7 @@ class _Stage:
             time.sleep(_GRACE / 10)
 
     def _collect(self) -> None:
-        """Accept all that has arrived, and answer queries."""
+        """Accept the connections that have arrived, and answer queries."""
         for (_, port), listener in self._listeners.items():
             with suppress(BlockingIOError):
                 while True:
@@ -188,7 +188,7 @@ class _Stage:
                     self._answer(family, *agent.recvfrom(512))
 
     def _bind(self, made: socket.socket, address: Address, port: int) -> None:
-        """Bind to a port, which others of ours may have too; or to one of one's own."""
+        """Bind to a port that other sockets of this process may share, or to a port of its own."""
         if port == ANY_PORT:
             sockets.bind_afresh(made, address, self._ports_left)
             return
@@ -279,7 +279,7 @@ class _Stage:
         return Seen(Outcome.CAPTURED, probe.expected.port)
 
     def _ask(self, probe: Probe) -> Look:
-        """A DNS query without a question: servers call it malformed, and ask nobody else."""
+        """A DNS query without a question: servers reject it as malformed and do not forward it."""
         packet, captured = probe.packet, probe.expected.outcome is Outcome.CAPTURED
         if packet.family not in self._agents:
             raise NotMade(f"another process has port {DNS_PORT} and may get the query")
@@ -308,7 +308,7 @@ class _Stage:
         return look
 
     def _query(self, client: socket.socket, packet: Packet, port: int, number: int) -> int:
-        """Send a query, and give the port from which it went."""
+        """Send a query; returns its source port."""
         self._bind(client, packet.source, port)
         client.connect((str(packet.destination), packet.destination_port))
         client.send(struct.pack("!6H", number, 0, 0, 0, 0, 0))
@@ -355,7 +355,7 @@ def _arrived(packet: Packet, port: int, here: End, original: End) -> Seen:
 
 
 def _judged(probe: Probe, look: Look) -> Judged:
-    """What is known of a probe now."""
+    """What is known about a probe so far."""
     try:
         seen = look()
     except (NotMade, OSError) as error:

@@ -1,4 +1,4 @@
-"""Sockets for probes: as another user, without leaving the node, and what they can tell."""
+"""Sockets for probes: with another owner, for packets that do not leave the node."""
 
 import errno
 import os
@@ -24,12 +24,12 @@ _CLOSE_AT_ONCE = struct.pack("ii", 1, 0)  # man 7 socket, SO_LINGER
 
 
 class NotMade(Exception):
-    """A probe cannot be made here, or would tell nothing; the text says why."""
+    """A probe cannot be sent here, or would prove nothing; the text says why."""
 
 
 @contextmanager
 def taking(capability: str) -> Iterator[None]:
-    """Raise NotMade where the kernel refuses what takes a capability."""
+    """Raise NotMade if the kernel refuses an operation that needs a capability."""
     try:
         yield
     except PermissionError:
@@ -88,7 +88,7 @@ def bind_afresh(made: socket.socket, address: Address, ports: Iterator[int]) -> 
 
 
 def make_transparent(made: socket.socket) -> None:
-    """Let a socket speak and hear for addresses of others. Raises NotMade."""
+    """Let a socket send and receive for foreign addresses. Raises NotMade."""
     with taking("NET_ADMIN"):
         if made.family == socket.AF_INET:
             made.setsockopt(socket.IPPROTO_IP, socket.IP_TRANSPARENT, 1)
@@ -97,7 +97,7 @@ def make_transparent(made: socket.socket) -> None:
 
 
 def is_taken(family: Family, port: int) -> bool:
-    """Whether somebody listens on a TCP port."""
+    """Whether a process listens on a TCP port."""
     with socket.socket(socket.AF_INET if family is Family.V4 else socket.AF_INET6) as made:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -119,7 +119,7 @@ def accepted_on(client_port: int) -> set[int]:
 
 
 def end(name: tuple[str, int] | tuple[str, int, int, int]) -> End:
-    """One end of a connection, as Python's sockets name it."""
+    """One end of a connection, as Python's sockets represent it."""
     return read_address(name[0].partition("%")[0]), name[1]
 
 

@@ -73,7 +73,7 @@ def has_ipv6() -> bool:
 
 
 def is_global(address: Address) -> bool:
-    """Whether others may reach the pod by the address."""
+    """Whether others can reach the pod at this address."""
     return not (
         address.is_loopback
         or address.is_link_local

@@ -71,22 +71,22 @@ class RoutingPlan:
         return bool(self.added or self.deleted)
 
     def add(self) -> None:
-        """Add what rules will rely on. Raises KernelRefused, as those below do."""
+        """Add the routes that rules will need. Raises KernelRefused, like the methods below."""
         for step in self.added:
             Routes(self.family).take(step)
 
     def delete(self) -> None:
-        """Delete what no rule relies on any more."""
+        """Delete the routes that no rule needs any more."""
         for step in self.deleted:
             Routes(self.family).take(step)
 
     def take_back_added(self) -> None:
-        """Undo `add`, as far as it came."""
+        """Undo the steps of `add` that were taken."""
         for step in reversed(self.added):
             Routes(self.family).take_back(step)
 
     def take_back_deleted(self) -> None:
-        """Undo `delete`, as far as it came."""
+        """Undo the steps of `delete` that were taken."""
         for step in reversed(self.deleted):
             Routes(self.family).take_back(step)
 
@@ -101,7 +101,7 @@ class Routes:
         self._metric = 0 if family is Family.V4 else _IPV6_METRIC
 
     def plan(self, wanted: Routing, known: PolicyRoute, look: bool) -> RoutingPlan:
-        """What leads to the wanted routing.
+        """The steps to the wanted routing.
 
         Rules and routes are looked for only if `look`, or if one is wanted. A rule for `known`, the
         flags' mark and table, is ours even if its route is gone: the kernel drops that with lo.
@@ -124,7 +124,7 @@ class Routes:
         return RoutingPlan(self._family, tuple(adding), tuple(deleting))
 
     def policy_routes(self) -> tuple[PolicyRoute, ...]:
-        """Those of our form that are in place. Raises KernelRefused."""
+        """The policy routes of our form in the kernel. Raises KernelRefused."""
         if self._family is Family.V6 and not has_ipv6():
             return ()
         with self._netlink() as netlink:
@@ -136,7 +136,7 @@ class Routes:
         )
 
     def take(self, step: Step) -> None:
-        """Carry out one step, unless somebody has done just that. Raises KernelRefused."""
+        """Take one step, unless the kernel is already as it would be. Raises KernelRefused."""
         try:
             self._ask_for(step)
         except KernelRefused as refused:
@@ -301,7 +301,7 @@ def _refusing(step: Step | None) -> Iterator[None]:
 
 
 def has_passthrough_address() -> bool:
-    """Whether lo has ::6."""
+    """Whether lo has the address ::6."""
     with suppress(OSError):
         return (_PASSTHROUGH, "lo") in ipv6_addresses()
     return False

@@ -63,12 +63,12 @@ class Netlink:
         self._connection = connection
 
     def get(self, kind: str, family: int) -> list[Entry]:
-        """All of a kind, `address`, `route` or `rule`, that belong to a family."""
+        """All objects of a kind (`address`, `route` or `rule`) of a family."""
         question = _message("get", kind, {"family": family}, {})
         return [_entry(kind, body) for body in self._connection.dump(question)]
 
     def route_to(self, family: int, to: Address) -> Entry:
-        """The route by which a packet to an address would leave."""
+        """The route that a packet to an address would take."""
         fields = {"family": family, "dst_len": to.max_prefixlen}
         return _entry(
             "route", self._connection.ask(_message("get", "route", fields, {"dst": to.packed}))
@@ -77,7 +77,7 @@ class Netlink:
     def change(
         self, verb: str, kind: str, fields: Mapping[str, int], attributes: Mapping[str, int]
     ) -> None:
-        """Add or delete one; `verb` says which."""
+        """Add or delete an object; `verb` is `add` or `delete`."""
         flags = ACK | (CREATE | _EXCLUSIVE if verb == "add" else 0)
         self._connection.tell([_message(verb, kind, fields, attributes, flags)])
 

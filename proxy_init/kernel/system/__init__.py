@@ -1,1 +1,1 @@
-"""This process and what surrounds it: files in /proc, namespaces, children, locks."""
+"""This process and its environment: files in /proc, namespaces, child processes, locks."""

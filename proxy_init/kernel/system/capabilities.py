@@ -12,7 +12,7 @@ _NUMBERS = {"NET_ADMIN": 12, "NET_RAW": 13, "SYS_MODULE": 16}
 
 
 def missing_capabilities(names: Sequence[str]) -> tuple[str, ...]:
-    """Those of the capabilities that this process does not have in effect."""
+    """The capabilities among these that this process lacks in its effective set."""
     try:
         status = read("/proc/self/status")
     except OSError:

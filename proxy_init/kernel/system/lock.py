@@ -67,7 +67,7 @@ def _holder(descriptor: int) -> str:
 
 
 def _known_holder(descriptor: int) -> str:
-    """Who holds the lock, from /proc/locks (man 5 proc); empty where that does not tell."""
+    """Who holds the lock, from /proc/locks (man 5 proc); empty if it is not listed there."""
     status = os.fstat(descriptor)
     file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
@@ -82,7 +82,7 @@ def _known_holder(descriptor: int) -> str:
 
 
 def state_of_lock(path: str) -> str:
-    """How the lock file is, in words; it is neither made nor locked."""
+    """The state of the lock file in words. The file is neither created nor locked."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Kernel modules: whether one that is not in the kernel can come."""
+"""Kernel modules: whether one that is not loaded can be loaded."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ _ALL_IDS = ["0", "0", "4294967295"]
 
 
 class State(Enum):
-    """How something stands in the kernel."""
+    """The state of something in the kernel."""
 
     THERE = "there"
     NOT_LOADED = "not loaded"
@@ -55,12 +55,12 @@ def _is_listed(name: str, directory: Path, lists: Mapping[str, Sequence[str]]) -
 
 
 def modules_directory() -> Path:
-    """Where the modules of the running kernel are, if they are to be seen here."""
+    """The directory with the modules of the running kernel, if it is visible here."""
     return Path("/lib/modules", os.uname().release)
 
 
 def may_load() -> bool:
-    """Whether this process may load modules with modprobe, as it may not in a container."""
+    """Whether this process may load modules with modprobe; in a container it may not."""
     try:
         allowed = (
             read("/proc/self/uid_map").split() == _ALL_IDS  # else its capabilities end elsewhere

@@ -1,4 +1,4 @@
-"""Other network namespaces: entering one, and making one to ask something in."""
+"""Enters another network namespace, or creates one to find something out."""
 
 from __future__ import annotations
 

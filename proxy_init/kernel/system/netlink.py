@@ -1,4 +1,4 @@
-"""Netlink, the little that is needed of it: messages and attributes, questions and transactions.
+"""The part of netlink that is needed here: messages, attributes, requests and transactions.
 
 Sources: linux/netlink.h, linux/netfilter/nfnetlink.h, man 7 netlink.
 """
@@ -35,7 +35,7 @@ Attributes = dict[int, bytes]
 
 
 class MessageRefused(OSError):
-    """The kernel refused a message; `place` is which one of those that were sent, from 0."""
+    """The kernel refused a message; `place` is its number among those sent, from 0."""
 
     def __init__(self, number: int, place: int) -> None:
         super().__init__(number, os.strerror(number))
@@ -78,7 +78,7 @@ def attributes(data: bytes) -> Attributes:
 
 
 def each_attribute(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The same, in their order, where one kind may come several times."""
+    """The same in order, for attributes of which one kind may occur several times."""
     place, end = 0, len(data)
     while place + 4 <= end:
         length, kind = _ATTRIBUTE.unpack_from(data, place)
@@ -89,12 +89,12 @@ def each_attribute(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def to_text(value: bytes) -> str:
-    """What `text` made of a string."""
+    """The string in an attribute that `text` has made."""
     return os.fsdecode(value.rstrip(b"\0"))
 
 
 def to_number(value: bytes) -> int:
-    """A number in network order, of whatever size."""
+    """A number in network order, of any size."""
     return int.from_bytes(value, "big")
 
 
@@ -118,7 +118,7 @@ class Connection:
         self._next = 1
 
     def ask(self, message: Message) -> bytes:
-        """The body of the one answer to a question."""
+        """The body of the only answer to a request."""
         self._send([message])
         answer = next(self._answers())
         if answer.error:
@@ -126,7 +126,7 @@ class Connection:
         return answer.body
 
     def dump(self, message: Message) -> list[bytes]:
-        """The bodies of all answers to a question, of one reading that nothing disturbed."""
+        """The bodies of all answers to a request, from one dump that no change interrupted."""
         for _ in range(_MOST_TRIES):
             self._send([Message(message.kind, message.body, message.flags | _DUMP)])
             bodies, disturbed = [], False
@@ -160,7 +160,7 @@ class Connection:
             raise refused
 
     def _send(self, messages: Sequence[Message]) -> int:
-        """Gives the number of the first message."""
+        """Send messages; returns the number of the first one."""
         first = self._next
         self._next += len(messages)
         data = b"".join(
@@ -179,7 +179,7 @@ class Connection:
         return first
 
     def _answers(self) -> Iterator[_Answer]:
-        """What the kernel says to what was sent last."""
+        """The answers of the kernel to the last messages."""
         while True:
             data = self._socket.recv(_BUFFER)
             place = 0

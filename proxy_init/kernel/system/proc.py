@@ -1,4 +1,4 @@
-"""What /proc tells of this process, man 5 proc."""
+"""Reads /proc about this process, man 5 proc."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernel said no."""
+"""The error for a refusal of the kernel."""
 
 import errno
 
@@ -12,7 +12,7 @@ NO_SUCH_TABLE = (
 
 
 class KernelRefused(Exception):
-    """A call failed: what was tried, the errno `number`, and a remedy where one is certain."""
+    """A call failed: what was tried, the errno `number`, and a remedy if one is certain."""
 
     def __init__(self, what: str, number: int, remedy: str = "") -> None:
         super().__init__(f"{what}: {os.strerror(number)}")

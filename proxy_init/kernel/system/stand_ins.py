@@ -1,4 +1,4 @@
-"""Modules of few lines in the place of large ones, while a library is imported.
+"""Small modules that stand in for large ones while a library is imported.
 
 Libraries import what they need for work that we never give them: to look for other libraries, to
 run programs, to log. Loading all that would take longer than everything else that a run does.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def module(name: str, **content: object) -> ModuleType:
-    """A module that holds just `content`."""
+    """A module that has only `content`."""
     made = ModuleType(name)
     vars(made).update(content)
     return made

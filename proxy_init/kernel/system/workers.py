@@ -1,4 +1,4 @@
-"""Work that is done one step at a time, in child processes where it must be.
+"""Does work one step at a time, in child processes if needed.
 
 libxtables can serve only one family in a process, and may end the process on an error. So each
 family's work is a generator that runs in a child of its own: the parent asks for one step after
@@ -60,20 +60,20 @@ class Worker(AbstractContextManager["Worker[Step]"]):
         os.close(self._output)
 
     def fileno(self) -> int:
-        """What becomes readable when `answer` need not wait."""
+        """The file descriptor that is readable when `answer` does not wait."""
         return self._answers.fileno()
 
     def kill(self) -> None:
-        """End the child, whatever it is doing."""
+        """Kill the child."""
         os.kill(self._pid, _signal.SIGKILL)
 
     def ask(self) -> None:
-        """Let the child begin its next step."""
+        """Let the child start its next step."""
         with suppress(BrokenPipeError):  # `answer` says what happened
             os.write(self._ask, b".")
 
     def answer(self) -> Step:
-        """What the step yielded. Raises what it raised, and ApplyFailed if the child ended."""
+        """What the step yielded. Raises what it raised; ApplyFailed if the child has ended."""
         try:
             kind, value = _pickle().load(self._answers)
         except EOFError:
@@ -86,7 +86,7 @@ class Worker(AbstractContextManager["Worker[Step]"]):
         return step
 
     def _said(self) -> str:
-        """What libraries printed in the child."""
+        """The text that libraries printed in the child."""
         printed = os.pread(self._output, 4096, 0).decode(errors="replace").strip()
         return printed or "it printed nothing"
 
@@ -105,15 +105,15 @@ class InProcess(AbstractContextManager["InProcess[Step]"]):
         pass
 
     def ask(self) -> None:
-        """Nothing: it begins when it is waited for."""
+        """Does nothing: the step runs when its answer is requested."""
 
     def answer(self) -> Step:
-        """What the step yields. Raises what it raises."""
+        """The value that the step yields. Raises what it raises."""
         return next(self._steps)
 
 
 def side_by_side(workers: Sequence[Worker[Step] | InProcess[Step]]) -> list[Step]:
-    """One step of every worker, at the same time. Raises a failure once all are through."""
+    """One step of every worker, at the same time. Raises a failure after all have finished."""
     for worker in workers:
         worker.ask()
     answers: list[Step] = []
@@ -129,7 +129,7 @@ def side_by_side(workers: Sequence[Worker[Step] | InProcess[Step]]) -> list[Step
 
 
 def _together(failures: Sequence[Exception]) -> Exception:
-    """One failure for all: what a node lacks for either family is named at once."""
+    """One failure for all: it names what the node lacks for either family."""
     if all(isinstance(failure, NodeCannot) for failure in failures):
         lines = (line for failure in failures for line in str(failure).splitlines())
         return NodeCannot("\n".join(dict.fromkeys(lines)))
