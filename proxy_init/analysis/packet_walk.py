@@ -39,7 +39,6 @@ from ..rules.model import BUILT_IN, Chain, Family, PolicyRoute, Rule, Table
 from ..rules.networks import Address, read_address
 from ..rules.targets import (
     NON_TERMINATING,
-    SETTING_MARKS,
     ConntrackZone,
     Goto,
     Jump,
@@ -52,6 +51,7 @@ from ..rules.targets import (
     UnknownTarget,
     Verdict,
     is_untracking,
+    sets_marks,
 )
 from ..rules.wording import printable
 
@@ -342,7 +342,7 @@ class _Walker:
                 if table == "raw" and is_untracking(target):
                     self.packet = replace(self.packet, state="UNTRACKED")
                     self.nat_done = True
-                if name in SETTING_MARKS:
+                if sets_marks(target):
                     self.unknown = {Mark, ConnectionMark}
                 if name in NON_TERMINATING:
                     return None

@@ -16,7 +16,6 @@ from ..frozen import frozen
 from ..rules.model import BUILT_IN, Rule
 from ..rules.targets import (
     NON_TERMINATING,
-    SETTING_MARKS,
     ConntrackZone,
     Goto,
     Jump,
@@ -30,6 +29,7 @@ from ..rules.targets import (
     UnknownTarget,
     Verdict,
     is_untracking,
+    sets_marks,
 )
 from .number_sets import ANYTHING, Numbers, union
 from .packet_sets import (
@@ -343,9 +343,9 @@ class SetWalk:
             case UnknownTarget(name):
                 table = self._compiled.pod_network.tables[title].name
                 if table == "raw" and is_untracking(target):
-                    return _changed(parts, _untracked)
-                if name in SETTING_MARKS:
-                    return _changed(parts, _marked)
+                    parts = _changed(parts, _untracked)
+                if sets_marks(target):
+                    parts = _changed(parts, _marked)
                 if name in NON_TERMINATING:
                     return parts
                 translates = table == "nat"

@@ -170,16 +170,23 @@ NON_TERMINATING = frozenset({
 # fmt: on
 """Names of targets after which the next rule is tried (man 8 iptables-extensions)."""
 
-SETTING_MARKS = frozenset({"MARK", "CONNMARK"})
-"""Names of unknown targets that change the fwmark, or the mark of the connection: with a mask."""
+_SETTING_MARKS = frozenset({"MARK", "CONNMARK"})
 UNTRACKED = UnknownTarget("NOTRACK")
 
 
 def is_untracking(target: Target) -> bool:
     """Whether conntrack, and so nat, ignores the packets: NOTRACK, or CT --notrack."""
     return target == UNTRACKED or (
-        isinstance(target, UnknownTarget) and any(o.name == "notrack" for o in target.spelling)
+        isinstance(target, UnknownTarget)
+        and any(option.name in ("notrack", UNTRACKED.name) for option in target.spelling)
     )
+
+
+def sets_marks(target: UnknownTarget) -> bool:
+    """Whether an unknown target changes the fwmark or the mark of the connection: with a mask, or
+    as one statement of several in a rule of nf_tables."""
+    names = [option.name for option in target.spelling] if target.name == "several" else []
+    return not _SETTING_MARKS.isdisjoint([target.name, *names])
 
 
 _SPELLINGS: Spellings[Target] = {

@@ -347,17 +347,20 @@ def _told(fates: Sequence[Fate]) -> list[tuple[Box, object]]:
     return [(fate.box, fate.decision) for fate in fates if not fate.assumed]
 
 
-def test_a_mark_that_is_not_known_may_be_any() -> None:
+@pytest.mark.parametrize(
+    "target",
+    [
+        UnknownTarget("MARK", (Option("or-mark", "0x1"),)),
+        UnknownTarget("several", (Option("MARK"), Option("ACCEPT"))),
+    ],
+)
+def test_a_mark_that_is_not_known_may_be_any(target: UnknownTarget) -> None:
     """Of the rules for TPROXY, all that ask for a mark may match."""
     config = settled("-i", "*", "-b", "80", "-m", "TPROXY", "-u", "1337", "-z", "15006")
     ruleset = build(config, Family.V4)
-    odd = Rule((Protocol("tcp"),), UnknownTarget("MARK", (Option("or-mark", "0x1"),)))
-    tables = {table.name: table for table in ruleset.tables}
-    chains = tables["mangle"].chains
-    tables["mangle"] = Table(
-        "mangle",
-        tuple(replace(c, rules=(odd, *c.rules)) if c.name == "PREROUTING" else c for c in chains),
-    )
+    odd = Chain("PREROUTING", (Rule((Protocol("tcp"),), target),))
+    tables = {"mangle of others": Table("mangle", (odd,))}
+    tables |= {table.name: table for table in ruleset.tables}
     pod_network = PodNetwork(tables, frozenset(), ruleset.routing.policy_route)
     journey = Journey(Family.V4, Direction.IN, True)
     ways: set[object] = set()
