@@ -27,6 +27,7 @@ CRICTL_MODULE = "containerd-2.4"
 CRICTL = PROGRAMS / CRICTL_MODULE / "crictl"
 KUBERNETES = PROGRAMS / "kubernetes"
 ETCD = PROGRAMS / "etcd" / "usr/bin/etcd"
+HELM = PROGRAMS / "helm" / "helm"
 
 GO_REQUIREMENTS = ROOT / "requirements/go.txt"
 OLDEST_GO = (1, 26, 6)

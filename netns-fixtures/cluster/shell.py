@@ -22,10 +22,11 @@ def main() -> int:
         found = "crictl and ctr are on PATH."
         if sys.argv[1] == "kubernetes":
             stack.enter_context(running_kubernetes(containerd))
-            found = f"kubectl, {found}"
+            found = f"kubectl, helm, {found}"
         print(WELCOME.format(programs=found), file=sys.stderr)
         directories = (
             programs.KUBERNETES,
+            programs.HELM.parent,
             programs.CRICTL.parent,
             programs.containerd(containerd.version),
         )
