@@ -36,9 +36,10 @@ from .nri_pb2 import (
 from .pods import NOTE, Container, container_of, pod_of
 from .runtime import Runtime, parsed
 
-_OF_THE_LIMIT = 0.75
-"""The part of the runtime's time limit that work may take. It does not wait for a later answer: the
-pod would start without its rules."""
+_OF_THE_LIMIT = 0.5
+"""The part of the runtime's time limit that work may take. The runtime waits no longer than that
+limit, and then starts the pod without its rules; and on a busy machine it may be half a second
+before we learn of its call."""
 _EVENTS = (RUN_POD_SANDBOX, REMOVE_POD_SANDBOX, CREATE_CONTAINER)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 """Seconds between attempts to connect. While we are away, pods may start without us."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from ..errors import ApplyFailed, BadCall
@@ -13,7 +14,7 @@ from ..log import logger
 from .metrics import Metrics
 from .pods import VALIDATION, Container, Pod
 from .wishes import LeaveAlone, NoRules, Redirect, Wish, note_of, wish
-from .work import Job, Outcome, carry_out, short
+from .work import Job, Outcome, carried_out, short
 
 _SECONDS_TO_REPAIR = 10.0
 
@@ -51,6 +52,7 @@ class Keeper:
         self._own_files = own_files
         self._states: dict[str, _State] = {}
         self._repairs: asyncio.Task[None] | None = None
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def see_to(self, pod: Pod, created: Container | None, until: float) -> str:
         """Bring about what a pod wishes, now that it or a container of it is being created.
@@ -66,8 +68,14 @@ class Keeper:
         logger.debug("%s: %s", pod.title, f"container {created.name}" if created else "new pod")
         if state.repair:
             state.repair.cancel()  # superseded
-        async with state.lock:
-            outcome = await self._fulfil(state, until, "create" if created else "run", created)
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(state.lock)
+            event = "create" if created else "run"
+            outcome = await stack.enter_async_context(self._fulfil(state, until, event, created))
+            # The answer is due now; what is left of the work is ended behind it.
+            ending = asyncio.create_task(stack.pop_all().aclose())
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
         self._metrics.seconds.observe(time.monotonic() - started)
         if outcome.error:
             raise ApplyFailed(outcome.error)
@@ -95,11 +103,10 @@ class Keeper:
 
     async def finish(self) -> None:
         """Begin no more repairs, and wait for the one that has begun."""
-        repairing = [state.repair for state in self._states.values() if state.repair]
         if self._repairs:
             self._repairs.cancel()
-        if repairing:
-            await asyncio.wait(repairing)
+        repairing = (state.repair for state in self._states.values() if state.repair)
+        await asyncio.gather(*repairing, *self._ending, return_exceptions=True)
 
     async def _repair_all(self, states: Sequence[_State]) -> None:
         for state in states:
@@ -115,38 +122,45 @@ class Keeper:
                 state.becomes("gone", "its network namespace is gone")
             elif self._states.get(state.pod.id) is state:
                 until = time.monotonic() + _SECONDS_TO_REPAIR
-                outcome = await self._fulfil(state, until, "repair", None)
-                if outcome.result == "applied":
-                    self._metrics.repairs.inc()
+                async with self._fulfil(state, until, "repair", None) as outcome:
+                    if outcome.result == "applied":
+                        self._metrics.repairs.inc()
 
+    @asynccontextmanager
     async def _fulfil(
         self, state: _State, until: float, event: str, created: Container | None
-    ) -> Outcome:
+    ) -> AsyncIterator[Outcome]:
         """Find out what a pod wishes, do it unless it is done, and log it."""
         started = time.monotonic()
-        source = ""
         try:
             wanted = wish(
                 state.pod, state.containers, self._defaults, created.name if created else ""
             )
         except BadCall as bad:
             outcome = Outcome("refused", short(str(bad)))
-        else:
-            job = self._job(state, wanted, event)
-            if job is None or wanted == state.fulfilled:
-                return Outcome("unchanged")
-            source = wanted.source if isinstance(wanted, Redirect) else ""
-            outcome = await carry_out(job, until, self._own_files())
-            if not outcome.error:
-                state.fulfilled = wanted
-                state.words = outcome.words
-                state.becomes(*_name(wanted, outcome))
+            self._take(state, None, outcome, event, started)
+            yield outcome
+            return
+        job = self._job(state, wanted, event)
+        if job is None or wanted == state.fulfilled:
+            yield Outcome("unchanged")
+            return
+        async with carried_out(job, until, self._own_files()) as outcome:
+            self._take(state, wanted, outcome, event, started)
+            yield outcome
+
+    def _take(
+        self, state: _State, wanted: Wish | None, outcome: Outcome, event: str, started: float
+    ) -> None:
+        """Take note of an outcome: in the pod's state, the metrics and the log."""
         state.outcome = outcome
         self._metrics.outcomes.labels(outcome.result).inc()
         if outcome.error:
             state.becomes("failed", outcome.error)
-        _log(state.pod, event, source, outcome, started)
-        return outcome
+        elif wanted:
+            state.fulfilled, state.words = wanted, outcome.words
+            state.becomes(*_name(wanted, outcome))
+        _log(state.pod, event, wanted, outcome, started)
 
     def _job(self, state: _State, wanted: Wish, event: str) -> Job | None:
         """What there is to do; nothing for a pod that is left alone, which is logged once."""
@@ -201,19 +215,20 @@ def _described(state: _State) -> dict[str, object]:
     }
 
 
-def _log(pod: Pod, event: str, source: str, outcome: Outcome, started: float) -> None:
+def _log(pod: Pod, event: str, wanted: Wish | None, outcome: Outcome, started: float) -> None:
     if outcome.error:
         for line in outcome.error.splitlines():
             logger.error("%s: %s", pod.title, line)
         return
     for line in outcome.warnings:
         logger.warning("%s: %s", pod.title, line)
+    source = wanted.source if isinstance(wanted, Redirect) else "none"
     logger.summary(
         {
             "result": outcome.result,
             "pod": pod.title,
             "event": event,
-            "flags_from": source.replace(" ", "-") or "none",
+            "flags_from": source.replace(" ", "-"),
             "backend": outcome.backend,
             "families": outcome.families,
             "rules": outcome.rules,

@@ -9,8 +9,8 @@ import gc
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from ..config import warnings
@@ -85,41 +85,45 @@ def load() -> None:
     gc.freeze()  # a child's collection must not copy all of this
 
 
-async def carry_out(job: Job, until: float, close: Sequence[int] = ()) -> Outcome:
-    """Do a job in a child, which first closes these files of the agent's, until some time of the
-    monotonic clock.
+@asynccontextmanager
+async def carried_out(job: Job, until: float, close: Sequence[int] = ()) -> AsyncIterator[Outcome]:
+    """The outcome of a job, done in a child until some time of the monotonic clock.
 
-    It may be cancelled: the child is killed, which leaves each table whole.
+    The child first closes these files of the agent's. It is gone at the end of the block; on a busy
+    machine that takes longer than an answer may wait. Where the job is cancelled or late, the child
+    is killed, which leaves each table whole.
     """
     try:
-        return await _in_child(job, until, close)
+        worker = Worker(job.netns, partial(_steps, job, close))
     except OSError as error:
-        return Outcome("failed", f"the agent has no room for another process: {error.strerror}")
+        yield Outcome("failed", f"the agent has no room for another process: {error.strerror}")
+        return
+    with worker:
+        try:
+            yield await _outcome(worker, until)
+        finally:
+            gone = worker.kill()  # after its answer it has nothing more to do
+            await _readable(gone)
+            os.close(gone)
+
+
+async def _outcome(worker: Worker[Outcome], until: float) -> Outcome:
+    worker.ask()
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(until - started):
+            await _readable(worker.fileno())
+        return worker.answer()
+    except TimeoutError:
+        seconds = time.monotonic() - started
+        return Outcome("late", f"the rules were not in place after {seconds:.1f} s; try again")
     except ProxyInitError as error:
         return Outcome("failed", short(str(error)))
     except RuntimeError as bug:
         for line in str(bug).splitlines():
-            logger.error("%s: %s", job.netns, line)
+            logger.error("%s: %s", worker.title, line)
         last = str(bug).rstrip().rpartition("\n")[2]
-        words = f"this is a bug in proxy-init, please report it: {last}"
-        return Outcome("failed", short(words))
-
-
-async def _in_child(job: Job, until: float, close: Sequence[int]) -> Outcome:
-    started = time.monotonic()
-    with Worker(job.netns, partial(_steps, job, close)) as worker:
-        worker.ask()
-        try:
-            async with asyncio.timeout(until - time.monotonic()):
-                await _readable(worker.fileno())
-        except TimeoutError:
-            worker.kill()
-            seconds = time.monotonic() - started
-            return Outcome("late", f"the rules were not in place after {seconds:.1f} s; try again")
-        except BaseException:
-            worker.kill()
-            raise
-        return worker.answer()
+        return Outcome("failed", short(f"this is a bug in proxy-init, please report it: {last}"))
 
 
 async def _readable(descriptor: int) -> None:

@@ -63,9 +63,11 @@ class Worker(AbstractContextManager["Worker[Step]"]):
         """The file descriptor that is readable when `answer` does not wait."""
         return self._answers.fileno()
 
-    def kill(self) -> None:
-        """Kill the child."""
+    def kill(self) -> int:
+        """Kill the child. Returns a file descriptor that is readable when the child is gone; the
+        caller closes it."""
         os.kill(self._pid, _signal.SIGKILL)
+        return os.pidfd_open(self._pid)
 
     def ask(self) -> None:
         """Let the child start its next step."""
