@@ -145,6 +145,7 @@ class Keeper:
         if job is None or wanted == state.fulfilled:
             yield Outcome("unchanged")
             return
+        state.fulfilled = None  # from now on, until it is done
         async with carried_out(job, until, self._own_files()) as outcome:
             self._take(state, wanted, outcome, event, started)
             yield outcome
@@ -194,6 +195,8 @@ def _name(wanted: Wish, outcome: Outcome) -> tuple[str, str]:
         return "no rules", wanted.why
     if outcome.backend == "none":
         return "no rules", "mode NONE"
+    if outcome.result == "kept":
+        return "redirected", "its exact flags are not known any more, so its rules are kept"
     return "redirected", ""
 
 
