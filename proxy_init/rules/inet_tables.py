@@ -27,6 +27,9 @@ HOOKS = {"PREROUTING": 0, "INPUT": 1, "FORWARD": 2, "OUTPUT": 3, "POSTROUTING": 
 PRIORITIES = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0}
 """Those of the tables of iptables; for nat, that before routing."""
 
+LONGEST_COMMENT = 127
+"""In bytes: what the program nft reads back, libnftnl's NFTNL_UDATA_COMMENT_MAXLEN and a zero."""
+
 
 @frozen
 class Hook:

@@ -13,6 +13,7 @@ nft_tproxy.c.
 from __future__ import annotations
 
 from ..frozen import replace
+from ..rules.inet_tables import LONGEST_COMMENT
 from ..rules.matches import Comment, ConntrackState, Match, OwnerGid, OwnerUid, State
 from ..rules.model import Chain, Rule, Ruleset, Table
 from ..rules.targets import DROP, RETURN, Goto, Tproxy
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 OWNER_GROUPS = "ISTIO_OWNER_GROUPS"
 """The chain in which packets continue whose owner is in the list of captured groups."""
-LONGEST_COMMENT = 127
-"""In bytes, the limit of the program nft (libnftnl, NFTNL_UDATA_COMMENT_MAXLEN)."""
 
 
 def for_nf_tables(ruleset: Ruleset) -> Ruleset:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ...frozen import frozen, replace
 from ...rules.inet_tables import (
     INET,
+    LONGEST_COMMENT,
     TABLES,
     Hook,
     Placed,
@@ -57,7 +58,6 @@ _BATCH_BEGIN, _BATCH_END = 16, 17
 _NFNL_SUBSYSTEM = 10
 _GENERATION = 1  # NFNL_BATCH_GENID
 _ACCEPT = 1
-_LONGEST_COMMENT = 127  # as of rules, see codec.py
 _POLICIES = {"DROP": 0, "ACCEPT": 1}
 
 
@@ -382,7 +382,7 @@ _ELEMENTS_A_MESSAGE = 1000
 def new_set(table: str, wanted: DestinationSet) -> Iterator[Message]:
     """A set of our table, as the program nft makes one, and what is in it."""
     kind, size = (_IPV4_ADDRESS, 4) if wanted.version == 4 else (_IPV6_ADDRESS, 16)
-    comment = wanted.comment.encode()[:_LONGEST_COMMENT] + b"\0"
+    comment = wanted.comment.encode()[:LONGEST_COMMENT] + b"\0"
     userdata = _BIG_ENDIAN + bytes([_SET_COMMENT, len(comment)]) + comment
     names = text(1, table), text(2, wanted.title)
     yield _message(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from struct import pack, unpack
 
 from ...frozen import frozen
-from ...rules.inet_tables import BOTH, Families
+from ...rules.inet_tables import BOTH, LONGEST_COMMENT, Families
 from ...rules.matches import (
     Comment,
     ConnectionMark,
@@ -89,8 +89,6 @@ _ADDRESS_SIZES = {Family.V4: 4, Family.V6: 16}
 _NFPROTO: Load = ("meta", nft.META_NFPROTO)
 _PORT_UNREACHABLE = {"icmp6-port-unreachable": 4, "icmp-port-unreachable": 3}
 _COMMENT = 0  # NFTNL_UDATA_RULE_COMMENT of libnftnl
-LONGEST_COMMENT = 127
-"""In bytes: what the program nft reads back, libnftnl's NFTNL_UDATA_COMMENT_MAXLEN and a zero."""
 
 
 class CannotSay(Exception):
