@@ -237,7 +237,8 @@ def _other_mesh(pod: Pod, family: Family) -> Iterator[Finding]:
     for hook in HOOKS:
         for each in of.reached(hook, ours=False):
             if isinstance(each.rule.target, Redirect | Tproxy):
-                found.setdefault(_mesh_of(each.chain), {})[each.chain] = None
+                mesh = mesh_of(each.chain) or "a program that we do not know"
+                found.setdefault(mesh, {})[each.chain] = None
     for mesh, chains in found.items():
         where = ", ".join(map(printable, chains))
         results = []
@@ -262,9 +263,10 @@ def _other_mesh(pod: Pod, family: Family) -> Iterator[Finding]:
         )
 
 
-def _mesh_of(chain: str) -> str:
+def mesh_of(chain: str) -> str | None:
+    """The mesh whose chains have names like this one, if it is another than ours."""
     names = (mesh for prefix, mesh in _OTHER_MESHES.items() if chain.startswith(prefix))
-    return next(names, "a program that we do not know")
+    return next(names, None)
 
 
 def _bypassed(of: FamilyRules) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from ..config.command_line import split
 from ..config.flags import FLAG_GROUPS, FLAGS, Flag, FlagKind
-from . import apply, check, counters, explain, graph, node, prove, status, validate
+from . import apply, check, counters, describe, explain, graph, node, prove, status, validate
 
 Run = Callable[[Sequence[str], Mapping[str, str]], int]
 
@@ -70,6 +70,11 @@ COMMANDS: Mapping[str, Command] = {
         _clean,
         "Remove our rules, and nothing else.",
         Example("clean", "Remove them, whatever flags they were made with."),
+    ),
+    "describe": Command(
+        describe.run,
+        "Say what is in this network namespace: whose rules, their flags, drift, problems.",
+        Example("describe", "Needs no flag; exit 3 if the rules differ from those of any flags."),
     ),
     "status": Command(
         status.run,

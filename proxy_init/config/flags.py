@@ -208,6 +208,13 @@ FLAG_GROUPS: Mapping[str, tuple[Flag, ...]] = {
 
 FLAGS: tuple[Flag, ...] = tuple(flag for flags in FLAG_GROUPS.values() for flag in flags)
 
+_ABOUT_RULES = ("What is captured", "The proxy", "TPROXY", "DNS", "IPv6")
+ABOUT_RULES = frozenset(
+    [flag.name for heading in _ABOUT_RULES for flag in FLAG_GROUPS[heading]]
+    + ["ruleset", "cidr_tree", "comments"]
+)
+"""Flags that say which rules there must be, by name."""
+
 # fmt: off
 ADVISORY = frozenset({
     "force_apply", "run_validation", "probe_port", "probe_timeout", "cni_mode", "native_nftables",

@@ -75,7 +75,7 @@ class RuleParts:
         match self.targets:
             case []:
                 return UnknownTarget("")
-            case [Tproxy()]:
+            case [Tproxy(any_address="any")]:  # without a verdict; the target TPROXY has its own
                 return UnknownTarget("tproxy")
             case [target]:
                 return target

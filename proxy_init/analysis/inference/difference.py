@@ -115,6 +115,9 @@ class Present:
             for family, tables in held.tables.items()
             for name, table in tables.items()
         }
+        comments = [comment for *_, comment in self.ours()]
+        self.is_commented = 2 * sum(each is not None for each in comments) > len(comments)
+        """Whether most rules of ours have comments."""
 
     def _prepared(self, table: Table) -> Iterator[tuple[str, _Held]]:
         own = {} if self.held.native else dict(_ours(table))

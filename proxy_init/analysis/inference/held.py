@@ -15,7 +15,7 @@ from ...rules.matches import (
     Source,
 )
 from ...rules.model import Chain, Family, PolicyRoute, Rule, Ruleset, Table
-from ...rules.targets import Reject
+from ...rules.targets import Goto, Jump, Reject
 from ...rulesets import build
 
 
@@ -53,7 +53,14 @@ class Held:
             return self
 
         def renamed(chain: Chain) -> Chain:
-            return replace(chain, name=name_in_model(chain.name.partition("@")[0]))
+            name = name_in_model(chain.name.partition("@")[0])
+            return replace(chain, name=name, rules=tuple(map(retargeted, chain.rules)))
+
+        def retargeted(rule: Rule) -> Rule:
+            if not isinstance(rule.target, Jump | Goto):
+                return rule
+            target = replace(rule.target, name=name_in_model(rule.target.name))
+            return Rule(rule.matches, target, rule.why)
 
         tables = {
             family: {

@@ -55,16 +55,17 @@ class Inferred:
 
 @frozen
 class _Rated:
-    """A draft, and how good it is: the less the better. The distance comes first, then what is
-    unexplained, then the length of the command line."""
+    """A draft, and how good it is: the less the better. The distance comes first, then how many
+    comments differ, then what is unexplained, then the length of the command line."""
 
-    key: tuple[float, int, int]
+    key: tuple[float, int, int, int]
     form: Form
     draft: _Draft
 
     @property
-    def distance(self) -> float:
-        return self.key[0]
+    def is_exact(self) -> bool:
+        """Whether nothing differs, comments included."""
+        return not any(self.key[:2])
 
 
 class _NoMachine:
@@ -92,7 +93,7 @@ def infer(held: Held) -> Inferred | None:
     for ruleset, form in product(_rulesets(present), held.forms):
         if form is not Form.ISTIO_NATIVE or ruleset != OLD_RULES:
             found.append(_Search(present, ruleset, form).nearest())
-            if not found[-1].distance:
+            if found[-1].is_exact:
                 break
     return _inferred(present, min(found, key=lambda each: each.key))
 
@@ -130,11 +131,11 @@ class _Search:
     def nearest(self) -> _Rated:
         """The nearest flags."""
         best = self._rated(self._start)
-        if best.distance and not self._is_large:
+        if not best.is_exact and not self._is_large:
             others = choices(self._present.without_negations(), self._start["ruleset"])
             for some in (*self._choices, *others):
                 best = self._best(best, some)
-        while best.distance:
+        while not best.is_exact:
             before = best
             for each in (*self._choices, self._with_fewer_items(best)):
                 best = self._best(best, each)
@@ -154,8 +155,13 @@ class _Search:
     def _rated(self, draft: _Draft) -> _Rated:
         config = _config_of(draft)
         rulesets = wanted_rulesets(config, self._form)
-        away = round(distance(self._present.differences(rulesets)), 3)
-        key = (away, self._present.unexplained(rulesets), _length(config))
+        commented = None
+        if self._present.is_commented:
+            commented = wanted_rulesets(replace(config, comments=True), self._form)
+        found = self._present.differences(rulesets, commented)
+        away = round(distance(found), 3)
+        comments = sum(each.kind is Kind.OTHER_COMMENT for each in found)
+        key = (away, comments, self._present.unexplained(rulesets), _length(config))
         return _Rated(key, self._form, draft)
 
     def _with_fewer_items(self, best: _Rated) -> Iterator[Choice]:
@@ -251,10 +257,8 @@ def _config_of(draft: _Draft) -> Config:
 
 def _inferred(present: Present, best: _Rated) -> Inferred:
     config, form = _config_of(best.draft), best.form
-    comments = [comment for *_, comment in present.ours()]
-    commented = 2 * sum(comment is not None for comment in comments) > len(comments)
     backend = "auto" if form is Form.IPTABLES else "nft"
-    words = words_of(replace(config, backend=backend, comments=commented))
+    words = words_of(replace(config, backend=backend, comments=present.is_commented))
     read = _read(words)
     plain = wanted_rulesets(replace(read, comments=False), form)
     return Inferred(words, read, form, present.differences(plain, wanted_rulesets(read, form)))

@@ -375,15 +375,17 @@ class _Reading:
         loopbacks: Sequence[Network | None] = ranked(self._loopbacks()) or [None]
         yield [{"ipv4_loopback": each} for each in loopbacks]
         captured: dict[Family, Sequence[tuple[Network, ...]]] = {}
+        lists: list[bool] = []
         for family in self._families:
             excluded, outbound = self._networks(family, loopbacks)
             captured[family] = [*dict.fromkeys([*self._captured_on_arrival(family), outbound])]
+            if outbound or any(captured[family]):
+                lists.append(outbound == (EVERYWHERE[family],))
             name = per_family("outbound_excluded_networks", family)
             yield [{name: each} for each in excluded]
             name = per_family("outbound_networks", family)
             yield [{name: each} for each in captured[family]]
-        lists = {(family, each) for family, some in captured.items() for each in some if each}
-        everything = bool(lists) and all(each == (EVERYWHERE[of],) for of, each in lists)
+        everything = bool(lists) and all(lists)
         yield [{"everything": everything}, {"everything": not everything}]
         inside = any(self._is_within_the_pod(rule) for rules in self._output() for rule in rules)
         yield [{"captures_loopback": not inside}, {"captures_loopback": inside}]
