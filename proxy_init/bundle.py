@@ -94,7 +94,9 @@ def write(root: str = "", *, checked: bool = True) -> None:
     """Make the files for this interpreter, of the package that this module is in."""
     import os
     import shutil
+    import warnings
 
+    warnings.simplefilter("ignore")  # of python-iptables, whose regular expressions lack the r
     directory = directory_of(os.path.dirname(__file__))  # noqa: PTH120
     shutil.rmtree(directory, ignore_errors=True)
     os.makedirs(directory)  # noqa: PTH103

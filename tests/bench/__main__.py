@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -17,8 +17,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from .cases import Case, Cases
+from .cases import EMPTY, Case, Cases
 from .connections import Walked, connection_times
+from .figures import HEADINGS, Costs, median, rows, write_figures
+from .instructions import COUNTED, Command, Done, instructions
 from .timer import Cost, Job
 
 # How CIDRs are held. What is short is no tree and no set, even where one is asked for.
@@ -28,7 +30,7 @@ HOWS = {
     "set of nf_tables": ("--backend", "nft"),
 }
 
-Costs = Mapping[Case, Sequence[Cost]]
+BUSY_LOOPS = 2
 
 
 def main() -> None:
@@ -37,16 +39,25 @@ def main() -> None:
     parser.add_argument("--program", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=15, help="how often each is timed (15)")
     parser.add_argument("--plots", type=Path, help="the directory to draw plots into")
+    parser.add_argument("--image", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--peer", action="append", default=[], help="another program to time")
     given = parser.parse_args()
-    console = Console(highlight=False, width=100)
+    console = Console(highlight=False, width=120)
     console.print(machine())
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         work.chmod(0o755)
-        cases = list(Cases(given.program, work, given.peer))
+        cases = list(Cases(given.program, work, given.peer, given.image))
         costs = whole_process(cases, given.rounds)
-        console.print(table_of_costs(costs))
+        console.print(table_of_costs("A whole process, in a new network namespace", costs))
+        with busy_loops(BUSY_LOOPS):
+            few = [
+                case for case in cases if case.python and not case.length and case.job != "prove"
+            ]
+            beside = whole_process(few, given.rounds)
+        console.print(table_of_costs(f"The same, beside {BUSY_LOOPS} busy loops", beside))
+        counts = counted(given.program)
+        console.print(table_of_instructions(counts))
         times = connection_times(given.rounds, HOWS, work)
         console.print(table_of_connections(times))
     if given.plots:
@@ -58,6 +69,7 @@ def main() -> None:
             machine(),
             given.plots,
         )
+        write_figures(given.plots / "performance.md", costs, beside, counts, machine())
 
 
 def machine() -> str:
@@ -103,31 +115,51 @@ def timer() -> Iterator[tuple[IO[str], IO[str]]]:
         process.stdin.close()
 
 
-def table_of_costs(costs: Costs) -> Table:
-    """A row a case; the share is that of the script of 1.0.0, which does the same."""
-    table = Table("", "by", title="A whole process, in a new network namespace", box=SIMPLE_HEAD)
-    for title in ("median ms", "least ms", "CPU ms", "of the script's", "peak MiB"):
-        table.add_column(title, justify="right")
-    scripts = {case.job: median(found) for case, found in costs.items() if "script" in case.by}
+@contextmanager
+def busy_loops(number: int) -> Iterator[None]:
+    """Processes that take all the time they get, as the other pods of a node that starts many."""
+    with ExitStack() as stack:
+        for _ in range(number):
+            loop = subprocess.Popen([sys.executable, "-I", "-S", "-c", "while True: pass"])
+            stack.callback(loop.wait)
+            stack.callback(loop.kill)
+        yield
+
+
+def table_of_costs(title: str, costs: Costs) -> Table:
+    """A row a case, see `rows`."""
+    table = Table("", "by", title=title, box=SIMPLE_HEAD)
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right")
     job = ""
-    for case, found in costs.items():
-        script = scripts.get(case.job)
-        table.add_row(
-            case.job if case.job != job else "",
-            case.by,
-            f"{median(found):.1f}",
-            f"{min(cost['milliseconds'] for cost in found):.1f}",
-            f"{statistics.median(cost['cpu_milliseconds'] for cost in found):.1f}",
-            f"{median(found) / script:.2f}" if script else "",
-            f"{max(cost['peak_mib'] for cost in found):.0f}",
-        )
+    for case, figures in rows(costs):
+        table.add_row(case.job if case.job != job else "", case.by, *figures)
         job = case.job
     return table
 
 
-def median(costs: Sequence[Cost]) -> float:
-    """The median of the milliseconds."""
-    return statistics.median(cost["milliseconds"] for cost in costs)
+def counted(program: Path) -> dict[str, float]:
+    """Millions of instructions, by what is done; the first is an empty Python's."""
+    python = (getattr(sys, "_base_executable", sys.executable), "-I", "-S")
+
+    def run(command: Command) -> Done:
+        inside = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "-", *command)
+        return subprocess.run(inside, capture_output=True, text=True)
+
+    found = {EMPTY: instructions((*python, "-c", "pass"), run)}
+    for case, flags in COUNTED.items():
+        found[case] = instructions((*python, str(program / "start.py"), *flags), run)
+    return found
+
+
+def table_of_instructions(counts: Mapping[str, float]) -> Table:
+    """A row a case."""
+    table = Table("", title="Instructions, a first run", box=SIMPLE_HEAD)
+    for heading in ("times Python", "millions"):
+        table.add_column(heading, justify="right")
+    for case, millions in counts.items():
+        table.add_row(case, f"{millions / counts[EMPTY]:.2f}", f"{millions:.0f}")
+    return table
 
 
 def table_of_connections(times: Mapping[Walked, Sequence[float]]) -> Table:

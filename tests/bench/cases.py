@@ -28,8 +28,16 @@ ADDRESSES = (
     ("ip", "link", "set", "eth0", "up"),
 )
 
-
 Command = tuple[str, ...]
+MAIN: Sequence[tuple[str, Command, tuple[Command, ...]]] = (
+    ("REDIRECT", USUAL, ()),
+    ("TPROXY", TPROXY, ()),
+    ("dual stack, DNS", DUAL_STACK, ADDRESSES),
+)
+"""Jobs, their flags, and what comes before them."""
+
+EMPTY, PYTHON, PYTHON_OF_IMAGE = "nothing at all", "Python", "Python of the image"
+OURS, IN_IMAGE = "proxy-init", "in the image"
 
 
 @dataclass(frozen=True)
@@ -46,19 +54,31 @@ class Case:
     drawn: bool = True
     """Whether the plots show it."""
 
+    @property
+    def python(self) -> str:
+        """The interpreter that it runs in, if it is ours: who did nothing at all with it."""
+        if self.by.startswith((IN_IMAGE, PYTHON_OF_IMAGE)):
+            return PYTHON_OF_IMAGE
+        return PYTHON if self.by.startswith((OURS, PYTHON)) else ""
+
 
 class Cases:
     """The cases, for a program in `directory`; files that they need go to `work`."""
 
-    def __init__(self, directory: Path, work: Path, peers: Sequence[str]) -> None:
+    def __init__(
+        self, directory: Path, work: Path, peers: Sequence[str], image: Path | None = None
+    ) -> None:
         # As the image starts it.
         python = getattr(sys, "_base_executable", sys.executable)
-        self._ours = (python, "-I", "-S", str(directory / "proxy_init" / "__main__.py"))
+        self._ours = (python, "-I", "-S", str(directory / "start.py"))
         self._work = work
         self._peers = peers
+        self._image = image
 
     def __iter__(self) -> Iterator[Case]:
         yield from self._usual()
+        if self._image:
+            yield from self._in_the_image(self._image)
         for length in LENGTHS:
             yield from self._excluding(length)
         for length in (0, *LENGTHS):
@@ -66,7 +86,7 @@ class Cases:
 
     def _usual(self) -> Iterator[Case]:
         ours = self._ours
-        yield Case("nothing at all", "Python", (*ours[:3], "-c", "pass"))
+        yield Case(EMPTY, PYTHON, (*ours[:3], "-c", "pass"))
         yield Case("REDIRECT", "proxy-init", (*ours, *USUAL))
         yield Case("REDIRECT", "script of 1.0.0", self._script("REDIRECT", *OLD, *USUAL))
         yield Case("REDIRECT", "iptables-restore", self._restore("REDIRECT", *USUAL))
@@ -84,6 +104,18 @@ class Cases:
         restore = self._restore("dual", *DUAL_STACK, "--ipv6")
         yield Case("dual stack, DNS", "iptables-restore", restore, ADDRESSES)
         yield from self._through_nft("dual stack, DNS", DUAL_STACK, ADDRESSES)
+
+    def _in_the_image(self, root: Path) -> Iterator[Case]:
+        """The same in the image's file system, with its interpreter."""
+        inside = ("chroot", str(root))
+        ours = (*inside, "/usr/local/bin/proxy-init")
+        empty = (*inside, "/usr/bin/python3.13", "-IS", "-c", "pass")
+        yield Case(EMPTY, PYTHON_OF_IMAGE, empty, drawn=False)
+        for job, flags, before in MAIN:
+            yield Case(job, IN_IMAGE, (*ours, *flags), before, drawn=False)
+            yield Case(job, f"{IN_IMAGE}, nft", (*ours, *flags, *NFT), before, drawn=False)
+        again = ((*ours, *USUAL),)
+        yield Case("REDIRECT again", IN_IMAGE, (*ours, *USUAL), again, drawn=False)
 
     def _through_nft(
         self, job: str, flags: Sequence[str], before: tuple[Command, ...] = ()

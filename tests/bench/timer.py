@@ -29,6 +29,8 @@ class Cost(TypedDict):
     cpu_milliseconds: float
     peak_mib: float
     """Of the largest single process."""
+    faults: int
+    """Pages that the kernel had to give or to map."""
     status: int
 
 
@@ -43,6 +45,7 @@ def measured(command: list[str]) -> Cost:
         "milliseconds": taken * 1e3,
         "cpu_milliseconds": (usage.ru_utime + usage.ru_stime) * 1e3,
         "peak_mib": usage.ru_maxrss / 1024,
+        "faults": usage.ru_minflt + usage.ru_majflt,
         "status": os.waitstatus_to_exitcode(status),
     }
 

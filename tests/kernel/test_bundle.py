@@ -2,11 +2,9 @@
 
 import marshal
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from importlib.util import find_spec
+from collections.abc import Mapping
 from pathlib import Path
 from types import CodeType
 
@@ -14,8 +12,8 @@ import pytest
 
 from pods import namespace
 from proxy_init import bundle
+from tests.installed import Edit, installed
 
-ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ("-u", "1337", "-i", "*", "-b", "*")
 LINES = """
 import sys
@@ -31,40 +29,16 @@ for name, module in [*sys.modules.items()]:
 sys.exit(status)
 """
 
-Edit = Callable[[Path], object]
-
-
-def nothing(_: Path) -> None:
-    """The sources as they are."""
-
-
-def made(directory: Path, edit: Edit = nothing) -> Path:
-    """The program in a directory of its own, `edit`ed, with its files of byte code."""
-    program = directory / "program"
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "proxy_init", program / "proxy_init", ignore=ignored)
-    iptc = find_spec("iptc")
-    assert iptc and iptc.submodule_search_locations
-    place = Path(iptc.submodule_search_locations[0])
-    for path in (place, *place.parent.glob("libxtwrapper*")):
-        (program / path.name).symlink_to(path)
-    edit(program / "proxy_init")
-    # In the order of the image: what Python itself keeps, then ours.
-    for words in (("compileall", "-q", str(program)), ("proxy_init.bundle",)):
-        command = [sys.executable, "-P", "-m", *words]
-        subprocess.run(command, env={"PYTHONPATH": str(program)}, check=True)
-    return program
-
 
 def start(program: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-I", "-S", str(program / "proxy_init/__main__.py"), *flags]
+    command = [sys.executable, "-I", "-S", str(program / "start.py"), *flags]
     return subprocess.run(command, capture_output=True, text=True, env={})
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program with its files of byte code."""
-    return made(tmp_path_factory.mktemp("bundle"))
+    return installed(tmp_path_factory.mktemp("bundle"))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +95,7 @@ def raises(package: Path) -> None:
 
 
 def test_a_traceback_names_files_and_lines(tmp_path: Path) -> None:
-    program = made(tmp_path, raises)
+    program = installed(tmp_path, raises)
     path = program / "proxy_init/cli/decisions.py"
     line = next(n for n, text in enumerate(path.read_text().splitlines(), 1) if "# here" in text)
     result = start(program, *FLAGS, "-n")
@@ -153,7 +127,7 @@ def gone(package: Path) -> None:
 
 @pytest.mark.parametrize("edit", [later, shorter, gone])
 def test_it_does_not_count_once_a_source_has_changed(tmp_path: Path, edit: Edit) -> None:
-    program = made(tmp_path)
+    program = installed(tmp_path)
     before = start(program, *FLAGS, "-n")
     assert before.returncode == 0 and "mode REDIRECT" in before.stderr
     index = Path(bundle.directory_of(str(program / "proxy_init"))) / "index"
