@@ -32,16 +32,21 @@ def main() -> int:
         help="start a shell there, with kubectl and crictl, or only containerd, and run no test",
     )
     parser.add_argument(
+        "--bench",
+        action="store_true",
+        help="time the start of pods with and without the agent, and run no test",
+    )
+    parser.add_argument(
         "--containerd",
         choices=programs.CONTAINERD_VERSIONS,
         default=programs.CONTAINERD_VERSIONS[0],
         help="the version of containerd to start with (default: %(default)s)",
     )
     options, words = parser.parse_known_args()
-    if words and options.shell:
+    if words and (options.shell or options.bench):
         parser.error(f"only pytest takes such arguments: {' '.join(words)}")
     needed: list[str] = []  # all
-    if options.shell == "containerd":
+    if options.shell == "containerd" or options.bench:
         needed = [f"containerd-{options.containerd}", programs.CRICTL_MODULE]
     leave_blocks_on_signals()
     try:
@@ -53,6 +58,8 @@ def main() -> int:
         return 1
     if options.shell:
         command = ["-m", "cluster.shell", options.shell]
+    elif options.bench:
+        command = ["-m", "tests.cluster.bench"]
     else:
         command = ["-m", "pytest", *(words or [str(TESTS)])]
     with make_place() as place:
