@@ -67,10 +67,10 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     of_agent = {*own, "log_level", "log_as_json"}
     defaults = tuple(f"{s.source}={s.text}" for name, s in given.items() if name not in of_agent)
 
-    from ..node import agent, wishes
+    from ..node import agent, desired
     from ..node.pod_config import pod_config
 
-    pod_config((*wishes.ISTIO_DEFAULTS, *defaults), {})  # what no pod could have, fails now
+    pod_config((*desired.ISTIO_DEFAULTS, *defaults), {})  # what no pod could have, fails now
     options = agent.Options(
         own.get("nri_socket", _NRI_SOCKET.default),
         own.get("plugin_index", "10"),

@@ -15,7 +15,6 @@ from ..frozen import frozen
 from ..log import logger
 from . import work
 from .endpoints import Endpoints
-from .keeper import Keeper
 from .metrics import Metrics
 from .nri_pb2 import (
     CREATE_CONTAINER,
@@ -34,6 +33,7 @@ from .nri_pb2 import (
     SynchronizeResponse,
 )
 from .pods import NOTE, Container, container_of, pod_of
+from .reconciler import Reconciler
 from .runtime import Runtime, parsed
 
 _OF_THE_LIMIT = 0.5
@@ -68,8 +68,8 @@ class Agent:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._metrics = Metrics()
-        self._keeper = Keeper(options.defaults, self._metrics, self._own_files)
-        self._endpoints = Endpoints(self._metrics, self._keeper)
+        self._reconciler = Reconciler(options.defaults, self._metrics, self._own_files)
+        self._endpoints = Endpoints(self._metrics, self._reconciler)
         self._runtime: Runtime | None = None
         self._arriving: tuple[list[PodSandbox], dict[str, list[Container]]] = ([], {})
 
@@ -79,7 +79,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
         await asyncio.wait([serving])
-        await self._keeper.finish()
+        await self._reconciler.finish()
         self._endpoints.close()
         if not serving.cancelled():
             serving.result()
@@ -141,13 +141,13 @@ class Agent:
             case "RunPodSandbox":
                 await self._run(parsed(PodRequest(), payload).pod, until)
             case "RemovePodSandbox":
-                self._keeper.forget(parsed(PodRequest(), payload).pod.id)
+                self._reconciler.forget(parsed(PodRequest(), payload).pod.id)
             case "StateChange":  # as runtimes with an NRI before 0.12 call the last two
                 change = parsed(StateChangeEvent(), payload)
                 if change.event == RUN_POD_SANDBOX:
                     await self._run(change.pod, until)
                 elif change.event == REMOVE_POD_SANDBOX:
-                    self._keeper.forget(change.pod.id)
+                    self._reconciler.forget(change.pod.id)
             case "Shutdown":
                 logger.info("the runtime shuts down")
             case _:
@@ -168,16 +168,16 @@ class Agent:
                     known.append((pod_of(sandbox), containers.get(sandbox.id, ())))
                 except ProxyInitError as error:
                     logger.error("%s", error)
-            self._keeper.take_over(known)
+            self._reconciler.take_over(known)
             self._set_ready(True)
         return SynchronizeResponse(more=request.more)
 
     async def _run(self, sandbox: PodSandbox, until: float) -> None:
-        await self._keeper.see_to(pod_of(sandbox), None, until)
+        await self._reconciler.reconcile(pod_of(sandbox), None, until)
 
     async def _create(self, request: CreateContainerRequest, until: float) -> Message:
         container = container_of(request.container)
-        note = await self._keeper.see_to(pod_of(request.pod), container, until)
+        note = await self._reconciler.reconcile(pod_of(request.pod), container, until)
         # The runtime refuses what two agents set, which there are while one replaces the other.
         if not note or note == container.note:
             return CreateContainerResponse()

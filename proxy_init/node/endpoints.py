@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from ..errors import ApplyFailed
 from ..log import logger
-from .keeper import Keeper
 from .metrics import CONTENT_TYPE, Metrics
+from .reconciler import Reconciler
 
 _SECONDS = 5
 _MOST_BYTES = 8192
@@ -26,10 +26,10 @@ def pods_socket(nri_socket: str) -> str:
 class Endpoints:
     """The servers of the agent."""
 
-    def __init__(self, metrics: Metrics, keeper: Keeper) -> None:
+    def __init__(self, metrics: Metrics, reconciler: Reconciler) -> None:
         self.is_ready = False
         self._metrics = metrics
-        self._keeper = keeper
+        self._reconciler = reconciler
         self._servers: list[asyncio.Server] = []
         self._connections = 0
 
@@ -58,7 +58,7 @@ class Endpoints:
         return [socket.fileno() for server in self._servers for socket in server.sockets]
 
     async def _list_pods(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._send(writer, json.dumps(self._keeper.listing()).encode())
+        await self._send(writer, json.dumps(self._reconciler.listing()).encode())
 
     async def _respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._connections >= _MOST_CONNECTIONS:
@@ -93,7 +93,7 @@ class Endpoints:
             return "405 Method Not Allowed", text, b"GET only\n"
         match words[1].partition(b"?")[0]:
             case b"/metrics":
-                return "200 OK", CONTENT_TYPE, self._metrics.text(self._keeper.counts())
+                return "200 OK", CONTENT_TYPE, self._metrics.text(self._reconciler.counts())
             case b"/healthz":
                 return "200 OK", text, b"ok\n"
             case b"/readyz" if self.is_ready:

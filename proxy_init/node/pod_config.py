@@ -9,7 +9,7 @@ from ..config.read import read_config
 from ..errors import BadCall, Mistake
 from ..frozen import replace
 from ..kernel.system.host import Host
-from .wishes import OWN_FLAGS
+from .desired import OWN_FLAGS
 
 _WAIT = 1
 """Seconds for whoever else is at work in the pod, another agent for example."""

@@ -28,8 +28,8 @@ from ..kernel.system.namespace import enter
 from ..kernel.system.workers import Worker
 from ..log import logger
 from ..rules import counts
+from .desired import Redirect
 from .pod_config import pod_config, shell_words
-from .wishes import Redirect
 
 _OWN = "/proc/self/ns/net"
 _MOST_LINES, _MOST_CHARACTERS = 10, 300

@@ -79,12 +79,12 @@ class LeaveAlone:
     why: str
 
 
-Wish: TypeAlias = Redirect | NoRules | LeaveAlone
+Desired: TypeAlias = Redirect | NoRules | LeaveAlone
 
 
-def wish(
+def desired_state(
     pod: Pod, containers: Mapping[str, Container], defaults: Sequence[str], created: str = ""
-) -> Wish:
+) -> Desired:
     """What is to be done about a pod, with the containers that it has had so far, by name.
 
     `created` is the one that is being created. `defaults` are flags for pods whose annotations do
@@ -112,7 +112,7 @@ def wish(
 
 def _by_istio(
     pod: Pod, containers: Mapping[str, Container], injected: Set[str], defaults: Sequence[str]
-) -> Wish:
+) -> Desired:
     inject = pod.labels.get(INJECT) or pod.annotations.get(INJECT, "")
     if inject.lower() in _FALSE:
         return LeaveAlone(f"{INJECT} is {inject}")
@@ -163,7 +163,7 @@ def words_of_call(argv: Sequence[str]) -> tuple[str, ...] | None:
 
 
 def note_of(redirect: Redirect) -> str:
-    """Text from which `wish` can tell what istio-validation was called with."""
+    """Text from which `desired_state` can tell what istio-validation was called with."""
     return json.dumps({"flags": redirect.words, "environment": redirect.environ})
 
 

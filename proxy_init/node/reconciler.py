@@ -1,4 +1,4 @@
-"""Keeps the pods of a node as they wish to be: knows what each wishes, and has it done."""
+"""Brings the rules of each pod of the node to the desired state, and knows how each pod is."""
 
 from __future__ import annotations
 
@@ -11,23 +11,27 @@ from pathlib import Path
 
 from ..errors import ApplyFailed, BadCall
 from ..log import logger
+from .desired import Desired, LeaveAlone, NoRules, Redirect, desired_state, note_of
 from .metrics import Metrics
 from .pods import VALIDATION, Container, Pod
-from .wishes import LeaveAlone, NoRules, Redirect, Wish, note_of, wish
 from .work import Job, Outcome, carried_out, short
 
 _SECONDS_TO_REPAIR = 10.0
 
 
 class _State:
-    """What is known of a pod. `lock` is held while its rules are worked on."""
+    """What is known of a pod.
+
+    `lock` is held while its rules are worked on. `in_place` is the desired state that its rules are
+    in, or None while that is not certain.
+    """
 
     def __init__(self, pod: Pod) -> None:
         self.pod = pod
         self.containers: dict[str, Container] = {}
         self.lock = asyncio.Lock()
         self.repair: asyncio.Task[None] | None = None
-        self.fulfilled: Wish | None = None
+        self.in_place: Desired | None = None
         self.name = "new"
         self.why = ""
         self.outcome = Outcome("unchanged")
@@ -40,7 +44,7 @@ class _State:
         return news
 
 
-class Keeper:
+class Reconciler:
     """The pods of a node. `defaults` are flags for pods whose annotations do not say otherwise;
     `own_files` gives descriptors that no child may keep open."""
 
@@ -54,8 +58,8 @@ class Keeper:
         self._repairs: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
-    async def see_to(self, pod: Pod, created: Container | None, until: float) -> str:
-        """Bring about what a pod wishes, now that it or a container of it is being created.
+    async def reconcile(self, pod: Pod, created: Container | None, until: float) -> str:
+        """Bring a pod to its desired state, now that it or a container of it is being created.
 
         `until` is when that must be done, by the monotonic clock. Gives a note that the container
         is to carry, or nothing. Raises ApplyFailed, which is to fail the pod.
@@ -71,7 +75,9 @@ class Keeper:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(state.lock)
             event = "create" if created else "run"
-            outcome = await stack.enter_async_context(self._fulfil(state, until, event, created))
+            outcome = await stack.enter_async_context(
+                self._reconciled(state, until, event, created)
+            )
             # The answer is due now; what is left of the work is ended behind it.
             ending = asyncio.create_task(stack.pop_all().aclose())
             self._ending.add(ending)
@@ -79,7 +85,7 @@ class Keeper:
         self._metrics.seconds.observe(time.monotonic() - started)
         if outcome.error:
             raise ApplyFailed(outcome.error)
-        done = state.fulfilled
+        done = state.in_place
         exact = isinstance(done, Redirect) and done.source == f"container {VALIDATION}"
         return note_of(done) if exact and isinstance(done, Redirect) else ""
 
@@ -95,7 +101,7 @@ class Keeper:
             state = before.get(pod.id) or _State(pod)
             state.pod = pod
             state.containers |= {container.name: container for container in containers}
-            state.fulfilled = None
+            state.in_place = None
             self._states[pod.id] = state
         if self._repairs:
             self._repairs.cancel()
@@ -122,18 +128,18 @@ class Keeper:
                 state.becomes("gone", "its network namespace is gone")
             elif self._states.get(state.pod.id) is state:
                 until = time.monotonic() + _SECONDS_TO_REPAIR
-                async with self._fulfil(state, until, "repair", None) as outcome:
+                async with self._reconciled(state, until, "repair", None) as outcome:
                     if outcome.result == "applied":
                         self._metrics.repairs.inc()
 
     @asynccontextmanager
-    async def _fulfil(
+    async def _reconciled(
         self, state: _State, until: float, event: str, created: Container | None
     ) -> AsyncIterator[Outcome]:
-        """Find out what a pod wishes, do it unless it is done, and log it."""
+        """Bring a pod to its desired state unless it is there; the outcome, which is logged."""
         started = time.monotonic()
         try:
-            wanted = wish(
+            wanted = desired_state(
                 state.pod, state.containers, self._defaults, created.name if created else ""
             )
         except BadCall as bad:
@@ -142,16 +148,16 @@ class Keeper:
             yield outcome
             return
         job = self._job(state, wanted, event)
-        if job is None or wanted == state.fulfilled:
+        if job is None or wanted == state.in_place:
             yield Outcome("unchanged")
             return
-        state.fulfilled = None  # from now on, until it is done
+        state.in_place = None  # from now on, until it is done
         async with carried_out(job, until, self._own_files()) as outcome:
             self._take(state, wanted, outcome, event, started)
             yield outcome
 
     def _take(
-        self, state: _State, wanted: Wish | None, outcome: Outcome, event: str, started: float
+        self, state: _State, wanted: Desired | None, outcome: Outcome, event: str, started: float
     ) -> None:
         """Take note of an outcome: in the pod's state, the metrics and the log."""
         state.outcome = outcome
@@ -159,11 +165,11 @@ class Keeper:
         if outcome.error:
             state.becomes("failed", outcome.error)
         elif wanted:
-            state.fulfilled, state.words = wanted, outcome.words
+            state.in_place, state.words = wanted, outcome.words
             state.becomes(*_name(wanted, outcome))
         _log(state.pod, event, wanted, outcome, started)
 
-    def _job(self, state: _State, wanted: Wish, event: str) -> Job | None:
+    def _job(self, state: _State, wanted: Desired, event: str) -> Job | None:
         """What there is to do; nothing for a pod that is left alone, which is logged once."""
         netns = state.pod.netns or ""  # who has none is left alone
         if isinstance(wanted, LeaveAlone):
@@ -177,7 +183,7 @@ class Keeper:
             if event != "create":
                 return None
             return Job(netns, wanted.instead_of, clean=True)
-        if wanted.note and wanted != state.fulfilled:
+        if wanted.note and wanted != state.in_place:
             logger.warning("%s: %s", state.pod.title, wanted.note)
         return Job(netns, wanted)
 
@@ -190,7 +196,7 @@ class Keeper:
         return [_described(state) for state in self._states.values()]
 
 
-def _name(wanted: Wish, outcome: Outcome) -> tuple[str, str]:
+def _name(wanted: Desired, outcome: Outcome) -> tuple[str, str]:
     if isinstance(wanted, NoRules):
         return "no rules", wanted.why
     if outcome.backend == "none":
@@ -201,7 +207,7 @@ def _name(wanted: Wish, outcome: Outcome) -> tuple[str, str]:
 
 
 def _described(state: _State) -> dict[str, object]:
-    done = state.fulfilled
+    done = state.in_place
     redirect = done if isinstance(done, Redirect) else None
     return {
         "namespace": state.pod.namespace,
@@ -218,7 +224,7 @@ def _described(state: _State) -> dict[str, object]:
     }
 
 
-def _log(pod: Pod, event: str, wanted: Wish | None, outcome: Outcome, started: float) -> None:
+def _log(pod: Pod, event: str, wanted: Desired | None, outcome: Outcome, started: float) -> None:
     if outcome.error:
         for line in outcome.error.splitlines():
             logger.error("%s: %s", pod.title, line)

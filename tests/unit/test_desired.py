@@ -1,4 +1,4 @@
-"""What a pod wishes, by what it says."""
+"""What is to be done about a pod, by what it says."""
 
 import json
 import shlex
@@ -9,19 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy_init.errors import BadCall
+from proxy_init.node.desired import (
+    ISTIO_DEFAULTS,
+    Desired,
+    LeaveAlone,
+    NoRules,
+    Redirect,
+    desired_state,
+    note_of,
+)
 from proxy_init.node.nri_pb2 import Container as ContainerMessage
 from proxy_init.node.nri_pb2 import LinuxNamespace, LinuxPodSandbox, PodSandbox
 from proxy_init.node.pod_config import pod_config, shell_words
 from proxy_init.node.pods import NOTE, Container, Pod, container_of, pod_of
-from proxy_init.node.wishes import (
-    ISTIO_DEFAULTS,
-    LeaveAlone,
-    NoRules,
-    Redirect,
-    Wish,
-    note_of,
-    wish,
-)
 from tests.unit.fakes import bounded
 
 STATUS = "sidecar.istio.io/status"
@@ -48,16 +48,16 @@ def pod(
     return Pod("id", "default", "web", labels, annotations, netns)
 
 
-def wished(
+def desired(
     annotations: Mapping[str, str] = {},
     *containers: Container,
     labels: Mapping[str, str] = {},
     defaults: Sequence[str] = (),
-) -> Wish:
-    """What a pod wishes when the last of these containers is being created."""
+) -> Desired:
+    """What is to be done about a pod when the last of these containers is being created."""
     named = {container.name: container for container in containers}
     created = containers[-1].name if containers else ""
-    return wish(pod(annotations, labels), named, defaults, created)
+    return desired_state(pod(annotations, labels), named, defaults, created)
 
 
 # What is left alone.
@@ -82,20 +82,20 @@ def test_pods_that_are_left_alone(
     labels: Mapping[str, str],
     why: str,
 ) -> None:
-    said = wished(annotations, *containers, labels=labels)
+    said = desired(annotations, *containers, labels=labels)
     assert isinstance(said, LeaveAlone)
     assert why in said.why
 
 
 def test_a_pod_in_the_network_of_the_node_is_left_alone_whatever_it_says() -> None:
     annotations = {**INJECTED, "proxy-init.io/flags": "-i '*'"}
-    said = wish(pod(annotations, netns=None), {"istio-validation": VALIDATION}, ())
+    said = desired_state(pod(annotations, netns=None), {"istio-validation": VALIDATION}, ())
     assert said == LeaveAlone("it uses the network of the node")
 
 
 def test_the_label_counts_before_the_annotation_of_the_same_name() -> None:
     annotations = {**INJECTED, "sidecar.istio.io/inject": "false"}
-    assert isinstance(wished(annotations, labels={"sidecar.istio.io/inject": "true"}), Redirect)
+    assert isinstance(desired(annotations, labels={"sidecar.istio.io/inject": "true"}), Redirect)
 
 
 # The call of istio-validation.
@@ -116,7 +116,7 @@ def test_the_call_of_istio_validation_counts_before_all_else(argv: tuple[str, ..
         f"{TRAFFIC}excludeOutboundPorts": "1",
         "proxy-init.io/flags": "-o 2",
     }
-    said = wished(annotations, Container("istio-validation", argv, {"DUAL_STACK": "1"}))
+    said = desired(annotations, Container("istio-validation", argv, {"DUAL_STACK": "1"}))
     assert isinstance(said, Redirect)
     assert said.words == FLAGS
     assert said.environ == {"DUAL_STACK": "1"}
@@ -125,25 +125,25 @@ def test_the_call_of_istio_validation_counts_before_all_else(argv: tuple[str, ..
 
 
 def test_it_counts_for_later_containers_too() -> None:
-    said = wished(WITH_VALIDATION, VALIDATION, PROXY, APP)
+    said = desired(WITH_VALIDATION, VALIDATION, PROXY, APP)
     assert isinstance(said, Redirect)
     assert said.source == "container istio-validation"
 
 
 def test_after_it_has_ended_the_note_in_another_container_says_the_same() -> None:
-    exact = wished(WITH_VALIDATION, VALIDATION)
+    exact = desired(WITH_VALIDATION, VALIDATION)
     assert isinstance(exact, Redirect)
     noted = Container("app", note=note_of(exact))
-    assert wished(WITH_VALIDATION, noted) == exact
+    assert desired(WITH_VALIDATION, noted) == exact
 
 
 @pytest.mark.parametrize("note", ["{", "[]", '{"flags": 1}', '{"flags": [], "environment": []}'])
 def test_a_note_that_cannot_be_read_counts_for_nothing(note: str) -> None:
-    assert isinstance(wished({}, Container("app", note=note)), LeaveAlone)
+    assert isinstance(desired({}, Container("app", note=note)), LeaveAlone)
 
 
 def test_without_the_exact_flags_rules_that_are_there_are_kept() -> None:
-    said = wished(WITH_VALIDATION, PROXY)
+    said = desired(WITH_VALIDATION, PROXY)
     assert isinstance(said, Redirect)
     assert said.if_missing
 
@@ -152,7 +152,7 @@ def test_without_the_exact_flags_rules_that_are_there_are_kept() -> None:
 
 
 def test_without_more_annotations_a_pod_has_the_defaults_of_istio() -> None:
-    said = wished(INJECTED)
+    said = desired(INJECTED)
     assert isinstance(said, Redirect)
     assert said.words == ISTIO_DEFAULTS
     config = pod_config(said.words, said.environ)
@@ -162,7 +162,7 @@ def test_without_more_annotations_a_pod_has_the_defaults_of_istio() -> None:
 
 
 def test_flags_of_the_agent_count_before_these_and_annotations_before_those() -> None:
-    said = wished(
+    said = desired(
         {**INJECTED, f"{TRAFFIC}excludeOutboundPorts": "7,8"},
         defaults=("-o=1", "-x=192.0.2.0/24", "--comments=true"),
     )
@@ -193,21 +193,21 @@ def test_flags_of_the_agent_count_before_these_and_annotations_before_those() ->
     ],
 )
 def test_each_annotation_is_a_flag(name: str, text: str, flags: str) -> None:
-    said = wished({**INJECTED, name: text})
+    said = desired({**INJECTED, name: text})
     assert isinstance(said, Redirect)
     assert said.words == (*ISTIO_DEFAULTS, *shlex.split(flags))
 
 
 def test_reroute_virtual_interfaces_replaces_kubevirt_interfaces() -> None:
     names = ("istio.io/reroute-virtual-interfaces", f"{TRAFFIC}kubevirtInterfaces")
-    said = wished({**INJECTED, names[0]: "new", names[1]: "old"})
+    said = desired({**INJECTED, names[0]: "new", names[1]: "old"})
     assert isinstance(said, Redirect)
     assert pod_config(said.words, {}).virtual_interfaces == ("new",)
 
 
 def test_variables_of_the_proxy_count_with_annotations() -> None:
     environ = {"ISTIO_META_DNS_CAPTURE": "true", "ISTIO_DUAL_STACK": "true", "ENVOY_PORT": "1"}
-    said = wished(INJECTED, Container("istio-proxy", ("pilot-agent", "proxy", "sidecar"), environ))
+    said = desired(INJECTED, Container("istio-proxy", ("pilot-agent", "proxy", "sidecar"), environ))
     assert isinstance(said, Redirect)
     config = pod_config(said.words, said.environ)
     assert config.redirect_dns
@@ -224,19 +224,19 @@ def test_variables_of_the_proxy_count_with_annotations() -> None:
     ],
 )
 def test_a_proxy_that_takes_no_redirected_traffic_means_no_rules(proxy: Container) -> None:
-    assert isinstance(wished(INJECTED, proxy), NoRules)
+    assert isinstance(desired(INJECTED, proxy), NoRules)
 
 
 @pytest.mark.parametrize("status", ["", "[1", "[]", "{}", '{"containers": 1}', "[" * 100_000])
 def test_a_status_that_lists_no_containers_is_enough(status: str) -> None:
-    assert isinstance(wished({STATUS: status}), Redirect)
+    assert isinstance(desired({STATUS: status}), Redirect)
 
 
 # Our own annotations.
 
 
 def test_our_own_annotation_holds_flags() -> None:
-    said = wished({"proxy-init.io/flags": "-p 15001 -i '*' -x \"\""})
+    said = desired({"proxy-init.io/flags": "-p 15001 -i '*' -x \"\""})
     assert isinstance(said, Redirect)
     assert (*said.words, *shell_words(said.text)) == ("-p", "15001", "-i", "*", "-x", "")
 
@@ -244,9 +244,9 @@ def test_our_own_annotation_holds_flags() -> None:
 def test_flags_of_a_pod_have_a_greatest_length() -> None:
     text = "-i 10.0.0.0/8 " * 10_000
     with pytest.raises(BadCall, match=r"proxy-init\.io/flags: expected at most 131072 characters"):
-        wished({"proxy-init.io/flags": text})
+        desired({"proxy-init.io/flags": text})
     with pytest.raises(BadCall, match="istio-validation: expected at most 131072 characters"):
-        wished({}, Container("istio-validation", ("istio-iptables", text)))
+        desired({}, Container("istio-validation", ("istio-iptables", text)))
 
 
 def test_our_own_annotation_must_be_words_of_a_shell() -> None:
@@ -258,17 +258,17 @@ def test_our_own_annotation_must_be_words_of_a_shell() -> None:
 def test_rules_may_wait_for_the_container_of_the_proxy() -> None:
     annotations = {**WITH_VALIDATION, "proxy-init.io/rules-from": "istio-proxy"}
     migrate = Container("migrate")
-    assert isinstance(wished(annotations), NoRules)
-    assert isinstance(wished(annotations, VALIDATION), Redirect)
-    assert isinstance(wished(annotations, VALIDATION, migrate), NoRules)
-    assert isinstance(wished(annotations, VALIDATION, migrate, PROXY), Redirect)
-    assert isinstance(wished(annotations, VALIDATION, migrate, PROXY, APP), Redirect)
+    assert isinstance(desired(annotations), NoRules)
+    assert isinstance(desired(annotations, VALIDATION), Redirect)
+    assert isinstance(desired(annotations, VALIDATION, migrate), NoRules)
+    assert isinstance(desired(annotations, VALIDATION, migrate, PROXY), Redirect)
+    assert isinstance(desired(annotations, VALIDATION, migrate, PROXY, APP), Redirect)
 
 
 @pytest.mark.parametrize("name", ["", "Istio", "a b", "istio-prox", "x" * 64])
 def test_a_container_that_rules_wait_for_must_be_one_of_the_pod(name: str) -> None:
     with pytest.raises(BadCall, match=r"proxy-init\.io/rules-from: got"):
-        wished({**WITH_VALIDATION, "proxy-init.io/rules-from": name})
+        desired({**WITH_VALIDATION, "proxy-init.io/rules-from": name})
 
 
 # What a pod may not do.
@@ -321,7 +321,7 @@ def test_rules_are_replaced_whatever_the_pod_says() -> None:
 
 def test_a_mistake_names_the_annotation_and_says_what_the_command_line_would() -> None:
     name = f"{TRAFFIC}excludeOutboundPorts"
-    said = wished({**INJECTED, name: "http"})
+    said = desired({**INJECTED, name: "http"})
     assert isinstance(said, Redirect)
     with pytest.raises(BadCall) as raised:
         pod_config(said.words, said.environ, "", said.annotations)
@@ -347,11 +347,11 @@ def test_a_mistake_names_the_annotation_and_says_what_the_command_line_would() -
     ),
     st.lists(st.text(max_size=10), max_size=4),
 )
-def test_whatever_a_pod_says_is_a_wish_or_a_bad_call(
+def test_whatever_a_pod_says_can_be_acted_on_or_is_a_bad_call(
     annotations: Mapping[str, str], argv: Sequence[str]
 ) -> None:
     try:
-        said = wished(annotations, Container("istio-validation", ("istio-iptables", *argv)))
+        said = desired(annotations, Container("istio-validation", ("istio-iptables", *argv)))
         if isinstance(said, Redirect):
             words = (*said.words, *shell_words(said.text))
             pod_config(words, said.environ, "", said.annotations)
