@@ -79,6 +79,13 @@ def merged(tables: Mapping[Family, Table]) -> dict[str, list[Placed]]:
     }
 
 
+def sets_of(chains: Mapping[str, Sequence[Placed]]) -> dict[str, DestinationSet]:
+    """By title, the sets that merged rules ask for."""
+    rules = (each.rule for rules in chains.values() for each in rules)
+    sets = (m for rule in rules for m in rule.matches if isinstance(m, DestinationSet))
+    return {each.title: each for each in sets}
+
+
 def _rules(tables: Mapping[Family, Table], family: Family, name: str) -> Sequence[Rule]:
     chain = tables[family].chain(name) if family in tables else None
     return chain.rules if chain else ()

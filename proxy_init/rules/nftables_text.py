@@ -5,7 +5,7 @@ It does not print what a match implies: `tcp dport 80` implies TCP, `ip daddr` i
 
 from __future__ import annotations
 
-from .inet_tables import TABLES, Placed, hook_of, merged, name_in_kernel
+from .inet_tables import TABLES, Placed, hook_of, merged, name_in_kernel, sets_of
 from .matches import (
     Comment,
     ConntrackState,
@@ -58,9 +58,7 @@ def _table_text(name: str, tables: Mapping[Family, Table]) -> str:
 
 
 def _sets(chains: Mapping[str, Sequence[Placed]]) -> Iterator[str]:
-    rules = (each.rule for rules in chains.values() for each in rules)
-    sets = (m for rule in rules for m in rule.matches if isinstance(m, DestinationSet))
-    for each in {each.title: each for each in sets}.values():
+    for each in sets_of(chains).values():
         a_line = 2 if each.version == 4 else 1
         items = [address(network) for network in each.networks()]
         lines = [", ".join(items[n : n + a_line]) for n in range(0, len(items), a_line)]

@@ -17,8 +17,9 @@ from ...rules.inet_tables import (
     merged,
     name_in_kernel,
     name_in_model,
+    sets_of,
 )
-from ...rules.matches import DestinationSet, Protocol
+from ...rules.matches import Protocol
 from ...rules.model import BUILT_IN, Family, Rule, Table
 from ..system.netlink import (
     ACK,
@@ -49,6 +50,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from ...rules.matches import DestinationSet
     from ...rules.reconcile import TableEdit
 
 _NEW_TABLE, _DELETE_TABLE, _NEW_CHAIN, _DELETE_CHAIN = 0, 2, 3, 5
@@ -160,7 +162,7 @@ def _ours_changed(
         if force or chain not in fitting or differ & {name_in_model(chain)} or (raw and raw.dormant)
     }
     yield from _remade(INET, TABLES[name], raw, fitting - changed, fitting)
-    sets = _sets(wanted)
+    sets = sets_of(wanted)
     kept = {each.name for each in (raw.sets if raw else ()) if _is(each, sets.get(each.name))}
     for old in raw.sets if raw else ():
         if old.name not in kept and not is_anonymous(old):
@@ -182,19 +184,12 @@ def has_unasked_sets(snapshot: Snapshot, name: str, tables: Mapping[Family, Tabl
     """Whether our table of that name has sets for which none of the wanted rules asks: what is left
     of a run that was killed while it sent them in pieces."""
     raw = snapshot.ours(name)
-    return bool(raw and _unasked(raw, merged(tables)))
+    return bool(raw and raw.sets and _unasked(raw, merged(tables)))
 
 
 def _unasked(raw: RawTable, wanted: Mapping[str, Sequence[Placed]]) -> bool:
     names = {each.name for each in raw.sets if not is_anonymous(each)}
-    return not names <= _sets(wanted).keys()
-
-
-def _sets(chains: Mapping[str, Sequence[Placed]]) -> dict[str, DestinationSet]:
-    """All that the rules ask for."""
-    rules = (each.rule for rules in chains.values() for each in rules)
-    sets = (m for rule in rules for m in rule.matches if isinstance(m, DestinationSet))
-    return {each.title: each for each in sets}
+    return not names <= sets_of(wanted).keys()
 
 
 def _is(raw: RawSet, wanted: DestinationSet | None) -> bool:
