@@ -11,7 +11,8 @@ from http.client import HTTPConnection
 from cluster.containerd import REQUIRED_PLUGINS
 from cluster.daemon import CommandFailed
 from cluster.kubernetes import Cluster
-from node import PROXY_INIT, Manifest, read_manifest
+from cluster.place import ROOT
+from node import Manifest, read_manifest
 from tests.pod.mesh import init_container
 
 NAMESPACE = "proxy-init"
@@ -23,58 +24,15 @@ STATUS = "sidecar.istio.io/status"
 REQUIRED = {REQUIRED_PLUGINS: '["proxy-init"]'}
 
 
-def _host_path(name: str, path: str) -> Manifest:
-    return {"name": name, "hostPath": {"path": path, "type": "Directory"}}
-
-
-def daemon_set(*flags: str) -> Manifest:
-    """The agent, with the privileges that it needs and no others."""
-    container = {
-        "name": "agent",
-        "image": PROXY_INIT,
-        "args": ["node", "--http-port", str(HTTP_PORT), *flags],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW", "SYS_ADMIN"]},
-            "readOnlyRootFilesystem": True,
-            "runAsUser": 0,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "readinessProbe": {"httpGet": {"path": "/readyz", "port": HTTP_PORT}, "periodSeconds": 1},
-        "volumeMounts": [
-            {"name": "nri", "mountPath": "/run/nri"},
-            {"name": "netns", "mountPath": "/run/netns", "mountPropagation": "HostToContainer"},
-        ],
-    }
-    labels = {"app": "proxy-init-node"}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "DaemonSet",
-        "metadata": {"name": "proxy-init-node", "namespace": NAMESPACE},
-        "spec": {
-            "selector": {"matchLabels": labels},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {
-                    "automountServiceAccountToken": False,
-                    "containers": [container],
-                    "volumes": [_host_path("nri", "/run/nri"), _host_path("netns", "/run/netns")],
-                },
-            },
-        },
-    }
-
-
 class Agent:
-    """The DaemonSet of the agent, which can be installed, killed and removed."""
+    """The agent of deploy/, which can be installed, killed and removed."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
     def install(self) -> None:
-        """Install it, and wait until the runtime calls it."""
-        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-        self._cluster.apply(namespace, daemon_set())
+        """Install it as users do, and wait until the runtime calls it."""
+        self._cluster.kubectl("apply", "--kustomize", str(ROOT / "deploy/base"))
         self.wait()
 
     def wait(self) -> None:

@@ -59,7 +59,8 @@ SEEN = {
     ("flags TPROXY", 6): CLIENT,
     ("native", 4): "127.0.0.6",
 }
-KILLS = 50
+KILLS = 25
+"""Of the agent, on each version of containerd."""
 
 
 @pytest.fixture(scope="module", params=["2.4", "2.2"])
@@ -342,22 +343,22 @@ def test_no_pod_is_open_while_the_agent_is_killed_at_random_moments(
                 if names:
                     pods.kubectl("delete", "pod", chance.choice(names), "--now", "--wait=false")
 
-    with outside.serve() as server, deployed(pods, by_validation(REDIRECT), 4):
-        until(lambda: len(server.clients()) == 4, seconds=120, what="4 Pods did not start")
+    with outside.serve() as server, deployed(pods, by_validation(REDIRECT), 6):
+        until(lambda: len(server.clients()) == 6, seconds=120, what="6 Pods did not start")
         thread = threading.Thread(target=replace_pods)
         thread.start()
         try:
             for _ in range(KILLS):
                 until(agent.kill, what="the agent did not start again")
-                time.sleep(chance.uniform(0, 3))
+                time.sleep(chance.uniform(0, 5))
         finally:
             done.set()
             thread.join()
         agent.wait()
         until(
-            lambda: len(found := polling_pods(pods)) == 4 and found <= server.clients(),
+            lambda: len(found := polling_pods(pods)) == 6 and found <= server.clients(),
             seconds=300,
-            what="4 Pods did not get through their proxies",
+            what="6 Pods did not get through their proxies",
         )
         assert len(server.clients()) > 8, "too few Pods have started meanwhile"
         assert server.direct() == []
