@@ -62,7 +62,8 @@ def take_back(task: Task, undo: Undo) -> Iterator[None]:
     with explaining(task):
         for routing in undo.routing:
             routing.take_back_deleted()
-        nf_tables.put_back(undo.before)
+        if undo.before.tables or any(ruleset.tables for ruleset in task.rulesets):
+            nf_tables.put_back(undo.before)
         for routing in undo.routing:
             routing.take_back_added()
     yield None
@@ -202,7 +203,7 @@ class _Work:
 
     def to_left(self) -> Iterator[Aim]:
         """Away with what is not wanted: iptables-nft's rules, the bridge, or all of it."""
-        if self.wants and not (self._left or self._task.bridge):
+        if not (self._left or self._task.bridge if self.wants else self.before.tables):
             return
         yield Aim({"nat": self.wanted("nat")}, self._cleared("nat"))
         others = [name for name in BUILT_IN if name != "nat"]

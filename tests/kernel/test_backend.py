@@ -245,6 +245,10 @@ def test_clean_finds_nothing_in_tables_that_the_kernel_lacks(
     result = run_patched(fresh, without_either, "clean", *asked)
     assert (result.status, result.stdout, result.stderr) == (0, "", "")
     assert tables_made(fresh) == NONE_MADE
+    # Of the kind that it has, it cleans them all the same.
+    assert run_in(fresh, *TPROXY, *LEGACY).status == 0
+    assert run_patched(fresh, without_nf_tables, "clean", *asked).status == 0
+    assert held(fresh, Backend.LEGACY) == NOTHING
 
 
 # check.

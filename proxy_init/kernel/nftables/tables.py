@@ -79,6 +79,8 @@ def reach(aims: Sequence[Aim]) -> None:
     A packet that has passed one hook by the old rules may meet the next by the new ones. So before
     the next aim, all packets are let go that may have begun under the rules before.
     """
+    if not aims:
+        return
     wrote = False
     with _connection() as connection:
         for aim in aims:
