@@ -11,6 +11,8 @@ from ..frozen import replace
 from ..kernel.system.host import Host
 from .desired import OWN_FLAGS
 
+_LOCK = "/proc/self/ns/net"
+"""The network namespace itself: a lock that all who work in it see, and that need not be made."""
 _WAIT = 1
 """Seconds for whoever else is at work in the pod, another agent for example."""
 _FILES_OF_1_0 = ("/var/lib/istio/envoy/cluster.env", "/var/lib/istio/envoy/sidecar.env")
@@ -31,7 +33,6 @@ class _NoFiles(Host):
 def pod_config(
     words: Sequence[str],
     environ: Mapping[str, str],
-    lock_file: str = "",
     annotations: Mapping[str, str] = {},
 ) -> Config:
     """The configuration of a pod.
@@ -57,7 +58,7 @@ def pod_config(
         raise BadCall([_named(mistake, annotations) for mistake in bad.mistakes]) from None
     return replace(
         config,
-        lock_file=lock_file,
+        lock_file=_LOCK,
         wait=_WAIT,
         reconcile=True,
         force_apply=False,

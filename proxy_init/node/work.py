@@ -154,7 +154,7 @@ def _steps(job: Job, close: Sequence[int]) -> Iterator[Outcome]:
 def _done(job: Job) -> Outcome:
     redirect = job.redirect
     words = (*redirect.words, *shell_words(redirect.text))
-    config = pod_config(words, redirect.environ, job.netns, redirect.annotations)
+    config = pod_config(words, redirect.environ, redirect.annotations)
     if os.path.samefile(job.netns, _OWN):  # noqa: PTH121
         raise ApplyFailed(f"{job.netns} is the agent's own network namespace")
     enter(job.netns, "network namespace")
@@ -170,7 +170,6 @@ def _done(job: Job) -> Outcome:
         if redirect.if_missing and any(finding.holds_ours for finding in findings):
             raise _Keep
 
-    # The file of the namespace is a lock that all agents see.
     with xtables_lock(config.lock_file, config.wait):
         chosen, rulesets = enforce.chosen(config, rulesets)
         try:

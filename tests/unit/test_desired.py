@@ -304,8 +304,8 @@ def test_files_of_rule_set_1_0_are_not_read_for_a_pod() -> None:
 
 
 def test_the_lock_file_and_the_wait_are_the_agents() -> None:
-    config = pod_config(("--wait", "3000"), {"XTABLES_LOCKFILE": "/run/nri/x"}, "/run/netns/cni-1")
-    assert (config.lock_file, config.wait) == ("/run/netns/cni-1", 1)
+    config = pod_config(("--wait", "3000"), {"XTABLES_LOCKFILE": "/run/nri/x"})
+    assert (config.lock_file, config.wait) == ("/proc/self/ns/net", 1)
 
 
 def test_dns_is_redirected_for_all_servers_unless_some_are_named() -> None:
@@ -324,7 +324,7 @@ def test_a_mistake_names_the_annotation_and_says_what_the_command_line_would() -
     said = desired({**INJECTED, name: "http"})
     assert isinstance(said, Redirect)
     with pytest.raises(BadCall) as raised:
-        pod_config(said.words, said.environ, "", said.annotations)
+        pod_config(said.words, said.environ, said.annotations)
     assert str(raised.value) == f"{name}: -o: got 'http', expected a port from 1 to 65535"
 
 
@@ -354,7 +354,7 @@ def test_whatever_a_pod_says_can_be_acted_on_or_is_a_bad_call(
         said = desired(annotations, Container("istio-validation", ("istio-iptables", *argv)))
         if isinstance(said, Redirect):
             words = (*said.words, *shell_words(said.text))
-            pod_config(words, said.environ, "", said.annotations)
+            pod_config(words, said.environ, said.annotations)
     except BadCall as bad:
         assert bad.mistakes
 
