@@ -5,6 +5,8 @@ since thousands of rules may have the same parts, each is made or read only once
 python-iptables' habits, and what is done about them:
 - It takes and gives networks and interfaces as text, at ten times the price, and for IPv6 masks
   interface names with 0x01 instead of 0xff, so that eth0 would match eth2.
+- A rule that is given a match or target looks at all names that this has, 100,000 instructions
+  each time: matches and targets here know of a rule that does not know of them.
 - A target asks every table of the family whether its name is a chain, and so makes the kernel set
   those tables up; it is shown none.
 - `final_check` is needed for targets (REDIRECT gets its range count there), but spoils comments.
@@ -57,6 +59,7 @@ class EntryWriter:
     """Makes one family's entries of rules; `iptc` is python-iptables."""
 
     def __init__(self, iptc: Any, family: Family) -> None:
+        self._iptc = iptc
         self._xtables = iptc.xtables
         self._family = family
         self._new_rule = _rule_class(iptc, family)
@@ -109,7 +112,7 @@ class EntryWriter:
         return self._parts[key]
 
     def _match(self, made: Any, match: ExtensionMatch) -> bytes:
-        extension = made.create_match(match.name)
+        extension = self._iptc.Match(made, match.name)
         for option in match.options():
             words = ["!", option.value] if option.negated else [option.value]
             extension.set_parameter(option.name, words)
@@ -118,7 +121,7 @@ class EntryWriter:
     def _target(self, made: Any, target: Target) -> bytes:
         if isinstance(target, Verdict | Jump | Goto):
             return self._standard_target(target.name)
-        extension = made.create_target(target.name)
+        extension = self._iptc.Target(made, target.name)
         for option in target.options():
             extension.set_parameter(option.name, option.value)
         if target.options():
