@@ -39,7 +39,7 @@ def test_a_run_takes_no_more_than_was_recorded(
     fresh: str, program: str, empty: float, time: str, case: str
 ) -> None:
     def run(command: bench.Command) -> bench.Done:
-        return namespace.run(fresh, command, env={})
+        return namespace.run(fresh, command, env={}, timeout=300)  # valgrind takes 5 s alone
 
     command = [*PYTHON, program, *bench.COUNTED[case]]
     if time == "again":

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 _INVERTED = {InInterface: 0x01, OutInterface: 0x02, Source: 0x08, Destination: 0x10, Protocol: 0x40}
 _IPV4_FRAGMENT, _IPV4_FRAGMENT_INVERTED = 0x01, 0x20
 _IPV6_PROTOCOL = 0x01
+_OF_NETWORKS = (Source, Destination)
 _GOTO = {Family.V4: 0x02, Family.V6: 0x04}
 
 
@@ -67,7 +68,24 @@ class EntryWriter:
         self._parts: dict[object, bytes] = {}
 
     def write(self, rule: Rule) -> Any:
-        """The memory that holds a rule. Raises IPTCError or XTablesError of python-iptables."""
+        """The memory that holds a rule. Raises IPTCError or XTablesError of python-iptables.
+
+        Rules that differ in nothing but their networks are copies of one.
+        """
+        networks = [match for match in rule.matches if isinstance(match, _OF_NETWORKS)]
+        others = tuple(match for match in rule.matches if not isinstance(match, _OF_NETWORKS))
+        kinds = tuple((type(match), match.negated) for match in networks)
+        memory = bytearray(self._part((kinds, others, rule.target), self._entry, rule))
+        size = 4 if self._family is Family.V4 else 16
+        for match in networks:
+            # The entry begins with both addresses, and then their masks.
+            place = 0 if isinstance(match, Source) else size
+            memory[place : place + size] = match.network.network_address.packed
+            memory[place + 2 * size : place + 3 * size] = match.network.netmask.packed
+        return (ctypes.c_char * len(memory)).from_buffer(memory)
+
+    def _entry(self, rule: Rule) -> bytes:
+        """A rule's entry, but for its networks."""
         made = self._new_rule()
         entry, header = made.entry, made.get_ip()
         for match in rule.matches:
@@ -84,16 +102,10 @@ class EntryWriter:
         target = self._part(rule.target, self._target, made, rule.target)
         entry.target_offset = ctypes.sizeof(entry) + len(matches)
         entry.next_offset = entry.target_offset + len(target)
-        return ctypes.create_string_buffer(bytes(entry) + matches + target)
+        return bytes(entry) + matches + target
 
     def _write_header(self, header: Any, match: HeaderMatch) -> None:
         match match:
-            case Source(network):
-                _copy(header.src, network.network_address.packed)
-                _copy(header.smsk, network.netmask.packed)
-            case Destination(network):
-                _copy(header.dst, network.network_address.packed)
-                _copy(header.dmsk, network.netmask.packed)
             case InInterface(name):
                 header.iniface, header.iniface_mask = _interface_bytes(name)
             case OutInterface(name):
@@ -136,10 +148,6 @@ class EntryWriter:
         header.u.user.target_size = size
         header.u.user.name = name.encode()
         return bytes(header).ljust(size, b"\0")
-
-
-def _copy(place: Any, content: bytes) -> None:
-    ctypes.memmove(ctypes.byref(place), content, len(content))
 
 
 def _interface_bytes(name: str) -> tuple[bytes, bytes]:
