@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .frozen import frozen
+from .frozen import Frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,8 +15,7 @@ class ProxyInitError(Exception):
     exit_status = 1
 
 
-@frozen
-class Mistake:
+class Mistake(Frozen):
     """One error in a call: where it is, what was read, what is allowed."""
 
     source: str

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias, assert_never
 
-from ..frozen import frozen
+from ..frozen import Frozen
 from ..rules.matches import (
     Comment,
     ConnectionMark,
@@ -85,8 +85,7 @@ CLIENT = {Family.V4: read_address("192.0.2.1"), Family.V6: read_address("2001:db
 SERVER = {Family.V4: read_address("198.51.100.7"), Family.V6: read_address("2001:db8:ffff::7")}
 
 
-@frozen
-class Journey:
+class Journey(Frozen):
     """The family and direction of packets; `local` if their destination is the pod itself."""
 
     family: Family

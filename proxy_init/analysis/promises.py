@@ -19,7 +19,7 @@ from ..config.config import (
     Networks,
     Ports,
 )
-from ..frozen import frozen
+from ..frozen import Frozen
 from ..rules.model import Family
 from ..rules.networks import Network
 from .number_sets import Numbers, from_networks, union
@@ -44,8 +44,7 @@ from .packet_walk import Decision, Direction, Outcome, Packet
 SSH_PORT = 22
 
 
-@frozen
-class Promise:
+class Promise(Frozen):
     """A statement that holds for all packets, and its exact meaning."""
 
     name: str
@@ -98,8 +97,7 @@ NOT_PROVEN = (
 """What is not proven, one sentence each."""
 
 
-@frozen
-class Clause:
+class Clause(Frozen):
     """The promise for packets that meet some conditions: the ports of the proxy that may capture
     them; None means that none captures them."""
 

@@ -7,7 +7,7 @@ from itertools import chain, product
 from typing import NamedTuple
 
 from ..config.config import Config
-from ..frozen import frozen, replace
+from ..frozen import Frozen, replace
 from ..rules.model import PREFIX, Chain, Family, Rule, Table
 from .number_sets import Numbers
 from .packet_sets import (
@@ -37,8 +37,7 @@ takes a walk, and a list may hold thousands of CIDRs that are inside others."""
 _FIRST = (Condition(STATE, Numbers.of(NEW)),)
 
 
-@frozen
-class Sample:
+class Sample(Frozen):
     """One packet that represents a set."""
 
     journey: Journey
@@ -53,8 +52,7 @@ class Sample:
         return walk(pod, self.packet, self.assumed)
 
 
-@frozen
-class Counterexample:
+class Counterexample(Frozen):
     """Packets for which a promise is broken, all in the same way."""
 
     promise: Promise
@@ -74,8 +72,7 @@ class Counterexample:
         return next(foreign, None) if self.promise is SKIPPED else None
 
 
-@frozen
-class Unreached:
+class Unreached(Frozen):
     """A rule that no packet ever matches in its place.
 
     `taken` is a packet that reaches its chain and would match it, if there is one; `by` is the rule
@@ -91,8 +88,7 @@ class Unreached:
     by: Visit | None = None
 
 
-@frozen
-class Proof:
+class Proof(Frozen):
     """The result of walking all packets."""
 
     classes: int
@@ -106,8 +102,7 @@ Decisions = frozenset[Decision | None]
 that of the first packet of their connection."""
 
 
-@frozen
-class Difference:
+class Difference(Frozen):
     """Packets that two sets of rules treat differently, all in the same way."""
 
     boxes: tuple[Box, ...]

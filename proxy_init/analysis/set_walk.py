@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar, assert_never
 
-from ..frozen import frozen
+from ..frozen import Frozen
 from ..rules.model import BUILT_IN, Rule
 from ..rules.targets import (
     NON_TERMINATING,
@@ -64,8 +64,7 @@ _BY_ITSELF: Decision = (Outcome.DIRECT, None, None)
 _DROPPED: Decision = (Outcome.DROPPED, None, None)
 
 
-@frozen
-class Fate:
+class Fate(Frozen):
     """A set of packets that are treated alike."""
 
     box: Box

@@ -9,7 +9,7 @@ points and stop at the first error. This one continues, so that all errors are r
 from __future__ import annotations
 
 from ..errors import Mistake
-from ..frozen import frozen, replace
+from ..frozen import Frozen, replace
 from .flags import FLAGS, Flag, FlagKind
 
 TYPE_CHECKING = False
@@ -24,8 +24,7 @@ def _by_spelling(flags: Sequence[Flag]) -> Mapping[str, Flag]:
 _BY_SPELLING = _by_spelling(FLAGS)
 
 
-@frozen
-class Setting:
+class Setting(Frozen):
     """A value as it was given, and its source: the flag as typed, or the variable.
 
     `opposite` is true for the spelling that turns a switch off, such as --no-ipv6.
@@ -43,8 +42,7 @@ class Setting:
         return not self.source.startswith("-")
 
 
-@frozen
-class CommandLine:
+class CommandLine(Frozen):
     """A split command line: the last value of each flag, by the flag's name, and the errors."""
 
     given: Mapping[str, Setting]

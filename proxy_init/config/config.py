@@ -7,7 +7,7 @@ the pod's addresses: whether IPv6 is captured.
 from __future__ import annotations
 
 from ..errors import BadCall, Mistake
-from ..frozen import frozen, replace
+from ..frozen import Frozen, replace
 from ..light import Enum
 from ..rules.matches import Destination
 from ..rules.model import Family, PolicyRoute
@@ -46,8 +46,7 @@ class Mode(Enum):
     NONE = "NONE"
 
 
-@frozen
-class Config:
+class Config(Frozen):
     """The configuration of one call. Ports, uids, gids, marks and tables are plain numbers."""
 
     outbound_port: int

@@ -6,7 +6,7 @@ docs/reference read it.
 
 from __future__ import annotations
 
-from ..frozen import frozen
+from ..frozen import Frozen
 from ..light import Enum
 
 TYPE_CHECKING = False
@@ -22,8 +22,7 @@ class FlagKind(Enum):
     BACKEND = "nothing, or legacy or nft"
 
 
-@frozen
-class Flag:
+class Flag(Frozen):
     """One row of the table. `spellings` and `variables` are words with blanks between them.
 
     Of several variables that are set, the last counts. `opposite` is the spelling that switches it

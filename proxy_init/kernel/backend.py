@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..frozen import frozen
+from ..frozen import Frozen
 from ..light import Enum
 from ..rules.model import Family, Ruleset
 
@@ -31,8 +31,7 @@ class Backend(Enum):
             load()
 
 
-@frozen
-class Task:
+class Task(Frozen):
     """Rules as they go through one backend: one family's through libiptc, which serves one in a
     process, all of them natively."""
 

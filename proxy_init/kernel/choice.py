@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import ApplyFailed, NodeCannot, ProxyInitError
-from ..frozen import frozen, replace
+from ..frozen import Frozen, replace
 from ..log import logger
 from ..rules.model import Ruleset
 from .backend import Backend, Task, tables_there
@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
-@frozen
-class Choice:
+class Choice(Frozen):
     """The backend that rules go through, and why; `left` are others that still hold some of ours,
     which must go: a packet would meet them twice."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..frozen import frozen
+from ..frozen import Frozen
 from ..light import contextmanager
 from ..rules.iptables_save import table_text
 from ..rules.model import Family, PolicyRoute, Table
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from .routing.policy_routes import RoutingPlan
 
 
-@frozen
-class ApplyOptions:
+class ApplyOptions(Frozen):
     """How to go about it.
 
     `policy_route` is what the flags name, whether it is wanted or not. `force` writes what is in
@@ -32,8 +31,7 @@ class ApplyOptions:
     write: bool = True
 
 
-@frozen
-class Finding:
+class Finding(Frozen):
     """What has to be done for one family."""
 
     family: Family

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from ..errors import ApplyFailed
-from ..frozen import frozen
+from ..frozen import Frozen
 from ..light import partial
 from ..rules.model import BUILT_IN, Ruleset, Table
 from ..rules.ownership import Ours, ours_in
@@ -25,8 +25,7 @@ MOST_TRIES = 100
 """How often a table is read again because a writer without the lock changed it in between."""
 
 
-@frozen
-class Undo:
+class Undo(Frozen):
     """What a run changes, for whoever takes it back."""
 
     before: Mapping[str, Ours]

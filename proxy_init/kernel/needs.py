@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from ..errors import NodeCannot
-from ..frozen import frozen, replace
+from ..frozen import Frozen, replace
 from ..rules.matches import Destination, InInterface, OutInterface, Protocol, Source
 from ..rules.model import Family, Ruleset
 from ..rulesets.native import for_nf_tables
@@ -22,8 +22,7 @@ _HIGHEST_REVISION = 4
 _ALIASES = {"state": "conntrack"}
 
 
-@frozen
-class Need:
+class Need(Frozen):
     """One thing that rules need: of which kind, how it stands, and what to do if it is not there,
     or what loads it. `revision` is the highest that the kernel has of a match or target.
     """

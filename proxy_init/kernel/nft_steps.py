@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import NodeCannot
-from ..frozen import frozen
+from ..frozen import Frozen
 from ..rules.model import BUILT_IN, Family, Ruleset, Table
 from .backend import Task
 from .findings import ApplyOptions, Finding, difference, explaining, routing_difference, turn
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@frozen
-class Undo:
+class Undo(Frozen):
     """What a run finds and changes, for whoever takes it back."""
 
     before: Snapshot

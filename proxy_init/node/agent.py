@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from google.protobuf.message import Message
 
 from ..errors import ProxyInitError
-from ..frozen import frozen
+from ..frozen import Frozen
 from ..log import logger
 from . import work
 from .endpoints import Endpoints
@@ -45,8 +45,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 """Seconds between attempts to connect. While we are away, pods may start without us."""
 
 
-@frozen
-class Options:
+class Options(Frozen):
     """How to run: the runtime's socket, our place among its plugins, the port for metrics and
     probes or None, and flags for pods whose annotations do not say otherwise."""
 

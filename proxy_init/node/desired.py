@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from ..config.values import items
 from ..errors import BadCall, Mistake
-from ..frozen import frozen, replace
+from ..frozen import Frozen, replace
 from .pods import INIT, PROXY, VALIDATION, Container, Pod
 
 OWN_FLAGS = "proxy-init.io/flags"
@@ -46,8 +46,7 @@ _TRUE, _FALSE = ("1", "t", "true"), ("0", "f", "false")
 _CONTAINER_NAME = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
-@frozen
-class Redirect:
+class Redirect(Frozen):
     """Rules, by flags and variables as an init container would have them.
 
     `text` are more flags, as in a shell. `source` says where they come from; `annotations`, which
@@ -64,16 +63,14 @@ class Redirect:
     note: str = ""
 
 
-@frozen
-class NoRules:
+class NoRules(Frozen):
     """No rules for now, or not any more: those that are there are removed."""
 
     why: str
     instead_of: Redirect = Redirect((), {}, "")
 
 
-@frozen
-class LeaveAlone:
+class LeaveAlone(Frozen):
     """Whatever is in the pod's network namespace is not ours to change."""
 
     why: str

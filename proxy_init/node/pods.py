@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from ..config.flags import FLAGS
 from ..errors import ApplyFailed, shown
-from ..frozen import frozen
+from ..frozen import Frozen
 from .nri_pb2 import Container as ContainerMessage
 from .nri_pb2 import PodSandbox
 
@@ -21,8 +21,7 @@ _VARIABLES = {name for flag in FLAGS for name in flag.variables.split()} | {
 _NETNS = re.compile(r"(?:/var)?(/run/netns/[A-Za-z0-9_-][A-Za-z0-9._-]*)")
 
 
-@frozen
-class Pod:
+class Pod(Frozen):
     """A pod: what the API says of it, and its network namespace, None for the node's own."""
 
     id: str
@@ -38,8 +37,7 @@ class Pod:
         return f"{self.namespace[:63]}/{self.name[:253]}"
 
 
-@frozen
-class Container:
+class Container(Frozen):
     """A container. Of those that do not matter for the rules, only the name is kept."""
 
     name: str

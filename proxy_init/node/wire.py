@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from struct import Struct
 
 from ..errors import ProxyInitError
-from ..frozen import frozen
+from ..frozen import Frozen
 
 CALLS_TO_US = 1
 """The connection on which the runtime calls us; we answer on the same."""
@@ -28,8 +28,7 @@ class BadMessage(ProxyInitError):
     """The other side does not speak the protocol."""
 
 
-@frozen
-class Message:
+class Message(Frozen):
     """A call or its answer: on which connection, the number of the call, and what it says."""
 
     connection: int

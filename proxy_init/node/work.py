@@ -16,7 +16,7 @@ from functools import partial
 from ..config import warnings
 from ..config.config import Mode, settle
 from ..errors import ApplyFailed, BadCall, ProxyInitError
-from ..frozen import frozen, replace
+from ..frozen import Frozen, replace
 from ..kernel import apply, choice, diagnose, enforce, legacy_steps, nft_steps
 from ..kernel.backend import Backend
 from ..kernel.findings import Finding
@@ -48,8 +48,7 @@ LOADED = (
 """What each child would otherwise load by itself."""
 
 
-@frozen
-class Job:
+class Job(Frozen):
     """What to do in a network namespace: write the rules, or with `clean` remove them."""
 
     netns: str
@@ -57,8 +56,7 @@ class Job:
     clean: bool = False
 
 
-@frozen
-class Outcome:
+class Outcome(Frozen):
     """What came of a job: applied, unchanged, kept, cleaned, refused (by us, for its flags), failed
     or late; for the last three `error` says why."""
 

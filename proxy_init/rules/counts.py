@@ -1,10 +1,9 @@
 """The packet and byte counters of rules."""
 
-from ..frozen import frozen
+from ..frozen import Frozen
 
 
-@frozen
-class Count:
+class Count(Frozen):
     """How many packets and bytes a rule has matched since it was added."""
 
     packets: int

@@ -8,7 +8,7 @@ are those of istio/istio, tools/istio-nftables.
 
 from __future__ import annotations
 
-from ..frozen import frozen
+from ..frozen import Frozen
 from .matches import Destination, DestinationSet, Source
 from .model import BUILT_IN, PREFIX, Chain, Family, Rule, Table
 from .targets import Reject, Target, Tproxy
@@ -31,8 +31,7 @@ LONGEST_COMMENT = 127
 """In bytes: what the program nft reads back, libnftnl's NFTNL_UDATA_COMMENT_MAXLEN and a zero."""
 
 
-@frozen
-class Hook:
+class Hook(Frozen):
     """The hook of a base chain: its number, the priority and the type of the chain."""
 
     number: int
@@ -40,8 +39,7 @@ class Hook:
     kind: str
 
 
-@frozen
-class Placed:
+class Placed(Frozen):
     """A rule in a table of both families, and the families to which it applies."""
 
     families: Families

@@ -6,7 +6,7 @@ libiptc and every reader of the kernel share one definition of each match.
 
 from __future__ import annotations
 
-from ..frozen import frozen
+from ..frozen import Frozen
 from .networks import Address, Network
 from .options import Option, read_spelling
 
@@ -20,40 +20,35 @@ if TYPE_CHECKING:
 # Header matches: every rule has these fields.
 
 
-@frozen
-class Source:
+class Source(Frozen):
     """-s: the source address is in `network`."""
 
     network: Network
     negated: bool = False
 
 
-@frozen
-class Destination:
+class Destination(Frozen):
     """-d: the destination address is in `network`."""
 
     network: Network
     negated: bool = False
 
 
-@frozen
-class InInterface:
+class InInterface(Frozen):
     """-i: the interface that the packet arrives on; a trailing + makes `name` a prefix."""
 
     name: str
     negated: bool = False
 
 
-@frozen
-class OutInterface:
+class OutInterface(Frozen):
     """-o: the interface that the packet leaves on; a trailing + makes `name` a prefix."""
 
     name: str
     negated: bool = False
 
 
-@frozen
-class Protocol:
+class Protocol(Frozen):
     """-p: the transport protocol."""
 
     name: str
@@ -63,8 +58,7 @@ class Protocol:
 # Extension matches (man 8 iptables-extensions).
 
 
-@frozen
-class DestinationPort:
+class DestinationPort(Frozen):
     """-m tcp|udp --dport."""
 
     name: str
@@ -75,8 +69,7 @@ class DestinationPort:
         return (Option("dport", str(self.port), self.negated),)
 
 
-@frozen
-class SourcePort:
+class SourcePort(Frozen):
     """-m tcp|udp --sport."""
 
     name: str
@@ -87,8 +80,7 @@ class SourcePort:
         return (Option("sport", str(self.port), self.negated),)
 
 
-@frozen
-class DestinationPorts:
+class DestinationPorts(Frozen):
     """-m multiport --dports."""
 
     ports: tuple[int, ...]
@@ -99,8 +91,7 @@ class DestinationPorts:
         return (Option("dports", ",".join(map(str, self.ports)), self.negated),)
 
 
-@frozen
-class OwnerUid:
+class OwnerUid(Frozen):
     """-m owner --uid-owner: the uid that owns the sending socket."""
 
     uid: int
@@ -111,8 +102,7 @@ class OwnerUid:
         return (Option("uid-owner", str(self.uid), self.negated),)
 
 
-@frozen
-class OwnerGid:
+class OwnerGid(Frozen):
     """-m owner --gid-owner: the gid that owns the sending socket."""
 
     gid: int
@@ -123,8 +113,7 @@ class OwnerGid:
         return (Option("gid-owner", str(self.gid), self.negated),)
 
 
-@frozen
-class Mark:
+class Mark(Frozen):
     """-m mark: the fwmark of the packet equals `value`."""
 
     value: int
@@ -135,8 +124,7 @@ class Mark:
         return (Option("mark", hex(self.value), self.negated),)
 
 
-@frozen
-class ConnectionMark:
+class ConnectionMark(Frozen):
     """-m connmark: the mark of the connection, which conntrack keeps, equals `value`."""
 
     value: int
@@ -147,8 +135,7 @@ class ConnectionMark:
         return (Option("mark", hex(self.value), self.negated),)
 
 
-@frozen
-class Socket:
+class Socket(Frozen):
     """-m socket: a lookup finds an open socket for the packet."""
 
     name = "socket"
@@ -157,8 +144,7 @@ class Socket:
         return ()
 
 
-@frozen
-class State:
+class State(Frozen):
     """-m state --state: the older spelling of `ConntrackState`."""
 
     states: tuple[str, ...]
@@ -168,8 +154,7 @@ class State:
         return (Option("state", ",".join(self.states)),)
 
 
-@frozen
-class ConntrackState:
+class ConntrackState(Frozen):
     """-m conntrack --ctstate: the state that conntrack gives the packet."""
 
     states: tuple[str, ...]
@@ -179,8 +164,7 @@ class ConntrackState:
         return (Option("ctstate", ",".join(self.states)),)
 
 
-@frozen
-class Comment:
+class Comment(Frozen):
     """-m comment: a text shown with the rule; matches every packet."""
 
     text: str
@@ -190,8 +174,7 @@ class Comment:
         return (Option("comment", self.text),)
 
 
-@frozen
-class DestinationSet:
+class DestinationSet(Frozen):
     """A set of nf_tables: the destination address is in one of its networks.
 
     `ranges` are the first and last addresses of the networks as numbers, sorted and disjoint.
@@ -246,8 +229,7 @@ class DestinationSet:
         )
 
 
-@frozen
-class UnknownMatch:
+class UnknownMatch(Frozen):
     """An extension that we do not use, or do not use in this form; keeps its iptables spelling."""
 
     name: str

@@ -6,7 +6,7 @@ matches.py and targets.py.
 
 from __future__ import annotations
 
-from ..frozen import frozen
+from ..frozen import Frozen
 from ..light import Enum
 from .matches import Destination, InInterface, Match, OutInterface, Source
 from .networks import Network, read_network
@@ -53,8 +53,7 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
 """The tables in the order in which a packet traverses them, each with its built-in chains."""
 
 
-@frozen
-class Rule:
+class Rule(Frozen):
     """One rule of a chain, and the reason for it.
 
     Matches are in the order in which iptables-save prints them. A match that holds for every packet
@@ -89,8 +88,7 @@ def _matches_all(match: Match) -> bool:
             return False
 
 
-@frozen
-class Chain:
+class Chain(Frozen):
     """A chain and its rules.
 
     In a built-in chain of a wanted table, the first `top` rules go above all foreign rules and the
@@ -103,8 +101,7 @@ class Chain:
     policy: str | None = None
 
 
-@frozen
-class Table:
+class Table(Frozen):
     """A table: in a Ruleset, the rules that it must hold; read from the kernel, all its rules."""
 
     name: str
@@ -120,8 +117,7 @@ class Table:
         return next((chain for chain in self.chains if chain.name == name), None)
 
 
-@frozen
-class PolicyRoute:
+class PolicyRoute(Frozen):
     """Packets with the fwmark `mark` are routed by the routing table `table`. Its only route is a
     local one for every destination, so the packets are delivered on this host."""
 
@@ -129,8 +125,7 @@ class PolicyRoute:
     table: int
 
 
-@frozen
-class Routing:
+class Routing(Frozen):
     """What one family needs besides rules: a policy route, and the address ::6/128 on lo, from
     which a proxy connects to the application (for IPv4, all of 127.0.0.0/8 is on lo)."""
 
@@ -138,8 +133,7 @@ class Routing:
     passthrough_address: bool = False
 
 
-@frozen
-class Ruleset:
+class Ruleset(Frozen):
     """All rules and routing of proxy-init that one family must have; without tables, none."""
 
     family: Family

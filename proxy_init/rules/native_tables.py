@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..frozen import frozen, replace
+from ..frozen import Frozen, replace
 from .inet_tables import (
     BOTH,
     HOOKS,
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
-@frozen
-class NativeChain:
+class NativeChain(Frozen):
     """A chain by its name there; a base chain has a hook and a policy."""
 
     name: str
@@ -33,8 +32,7 @@ class NativeChain:
     rules: tuple[Placed, ...]
 
 
-@frozen
-class NativeTable:
+class NativeTable(Frozen):
     """A table of one family or of both."""
 
     families: Families
@@ -54,8 +52,7 @@ _HOOK_NAMES = {number: name for name, number in HOOKS.items()}
 _CONNTRACK, _DESTINATION_NAT = -200, -100  # linux/netfilter_ipv4.h, enum nf_ip_hook_priorities
 
 
-@frozen
-class MetTable:
+class MetTable(Frozen):
     """A table of the model that packets of a family meet: a table of nf_tables, or a part of it."""
 
     priority: int

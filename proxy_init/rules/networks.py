@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton  # loading socket takes 4 ms
 
-from ..frozen import frozen
+from ..frozen import Frozen
 
 _MAPPED = bytes(10) + b"\xff\xff"
 """The first bytes of IPv4-mapped IPv6 addresses (RFC 4291, 2.5.5.2)."""
 
 
-@frozen
-class Address:
+class Address(Frozen):
     """An address in network byte order; IPv4 if `packed` has 4 bytes, IPv6 if it has 16."""
 
     packed: bytes
@@ -65,8 +64,7 @@ class Address:
         return inet_ntop(AF_INET if len(self.packed) == 4 else AF_INET6, self.packed)
 
 
-@frozen
-class Network:
+class Network(Frozen):
     """All addresses with the same first `prefixlen` bits as `network_address`; its other bits are
     0."""
 

@@ -12,7 +12,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ..errors import shown
-from ..frozen import frozen
+from ..frozen import Frozen
 from .inet_tables import BOTH, HOOKS, Families, Hook, Placed
 from .matches import (
     Comment,
@@ -70,8 +70,7 @@ def read_tables(text: str) -> list[NativeTable]:
 # Statements and blocks.
 
 
-@frozen
-class _Statement:
+class _Statement(Frozen):
     """Words up to the end of a line, or up to a block."""
 
     line: int

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from _socket import AF_INET, AF_INET6, inet_ntop  # the C part of socket, a tenth of its load time
 
-from ..frozen import frozen
+from ..frozen import Frozen
 from .matches import (
     ConnectionMark,
     Destination,
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-@frozen
-class Spelling:
+class Spelling(Frozen):
     """The words of a match before its value, or of a target around it, where `{}` stands for it;
     and how the value is printed and parsed. `read` raises ValueError."""
 

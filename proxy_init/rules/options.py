@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..frozen import frozen
+from ..frozen import Frozen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     Spellings: TypeAlias = Mapping[tuple[str, tuple[str, ...]], Callable[..., Known]]
 
 
-@frozen
-class Option:
+class Option(Frozen):
     """One option of a match or target extension, as iptables spells it: `! --name value`."""
 
     name: str

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from ..frozen import frozen
+from ..frozen import Frozen
 from ..light import partial
 from .matches import (
     Comment,
@@ -34,16 +34,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 
 
-@frozen
-class Positioned:
+class Positioned(Frozen):
     """One of our rules in a chain that is not ours, below `behind` foreign rules."""
 
     behind: int
     rule: Rule
 
 
-@frozen
-class Ours:
+class Ours(Frozen):
     """What is ours in one table: our chains, and our rules in other chains, by chain name."""
 
     chains: Mapping[str, tuple[Rule, ...]] = {}

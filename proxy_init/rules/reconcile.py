@@ -4,7 +4,7 @@ Pure: values in, values out. kernel/apply.py makes the commits, in an order in w
 gets past the rules.
 """
 
-from ..frozen import frozen, replace
+from ..frozen import Frozen, replace
 from .model import BUILT_IN, Chain, Rule, Table
 from .ownership import (
     Ours,
@@ -16,16 +16,14 @@ from .ownership import (
 )
 
 
-@frozen
-class Removal:
+class Removal(Frozen):
     """Delete the rule at `position`, from 0, of a chain that is not ours."""
 
     chain: str
     position: int
 
 
-@frozen
-class Insertion:
+class Insertion(Frozen):
     """Insert a rule at `position`, from 0, of a chain that is not ours."""
 
     chain: str
@@ -33,8 +31,7 @@ class Insertion:
     rule: Rule
 
 
-@frozen
-class TableEdit:
+class TableEdit(Frozen):
     """The changes that one commit makes to one table.
 
     The order: create chains; flush the chains to fill and to delete; in chains that are not ours,

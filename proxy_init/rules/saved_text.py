@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from ..errors import shown
-from ..frozen import frozen
+from ..frozen import Frozen
 from .iptables_save_parser import BadLine, read_table
 from .model import BUILT_IN, PREFIX, Family, PolicyRoute, Table
 from .native_tables import met
@@ -29,8 +29,7 @@ class NotSaved(ValueError):
     """The text is not what iptables-save or `nft list` prints."""
 
 
-@frozen
-class Saved:
+class Saved(Frozen):
     """The rules of one family in a text."""
 
     tables: Mapping[str, Table] = {}

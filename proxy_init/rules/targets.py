@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ..frozen import frozen
+from ..frozen import Frozen
 from .options import Option, read_spelling
 
 TYPE_CHECKING = False
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from .options import Spellings
 
 
-@frozen
-class Verdict:
+class Verdict(Frozen):
     """ACCEPT, DROP or RETURN."""
 
     name: str
@@ -30,8 +29,7 @@ ACCEPT, DROP, RETURN = Verdict("ACCEPT"), Verdict("DROP"), Verdict("RETURN")
 VERDICTS = {verdict.name: verdict for verdict in (ACCEPT, DROP, RETURN)}
 
 
-@frozen
-class Jump:
+class Jump(Frozen):
     """-j CHAIN: continue in another chain, and return here at its end."""
 
     name: str
@@ -40,8 +38,7 @@ class Jump:
         return ()
 
 
-@frozen
-class Goto:
+class Goto(Frozen):
     """-g CHAIN: continue in another chain, and at its end return to the caller of this one."""
 
     name: str
@@ -50,8 +47,7 @@ class Goto:
         return ()
 
 
-@frozen
-class Redirect:
+class Redirect(Frozen):
     """REDIRECT: to `port` on this host; conntrack keeps the original destination."""
 
     port: int
@@ -64,8 +60,7 @@ class Redirect:
 _EVERY_BIT = "0xffffffff"
 
 
-@frozen
-class SetMark:
+class SetMark(Frozen):
     """MARK: set the packet's fwmark to `value`."""
 
     value: int
@@ -75,8 +70,7 @@ class SetMark:
         return (Option("set-xmark", f"{self.value:#x}/{_EVERY_BIT}"),)
 
 
-@frozen
-class SaveMark:
+class SaveMark(Frozen):
     """CONNMARK: copy the packet's fwmark to its connection."""
 
     name = "CONNMARK"
@@ -85,8 +79,7 @@ class SaveMark:
         return (Option("save-mark"), Option("nfmask", _EVERY_BIT), Option("ctmask", _EVERY_BIT))
 
 
-@frozen
-class RestoreMark:
+class RestoreMark(Frozen):
     """CONNMARK: copy the connection's mark to the packet's fwmark."""
 
     name = "CONNMARK"
@@ -95,8 +88,7 @@ class RestoreMark:
         return (Option("restore-mark"), Option("nfmask", _EVERY_BIT), Option("ctmask", _EVERY_BIT))
 
 
-@frozen
-class Tproxy:
+class Tproxy(Frozen):
     """TPROXY: deliver the packet unchanged to a transparent listener on `port` of any address."""
 
     port: int
@@ -112,8 +104,7 @@ class Tproxy:
         )
 
 
-@frozen
-class ConntrackZone:
+class ConntrackZone(Frozen):
     """CT: track the packet's connection separately, in the conntrack zone `zone`."""
 
     zone: int
@@ -123,8 +114,7 @@ class ConntrackZone:
         return (Option("zone", str(self.zone)),)
 
 
-@frozen
-class Reject:
+class Reject(Frozen):
     """REJECT: drop the packet, and send the ICMP error `message` to the sender."""
 
     message: str
@@ -134,8 +124,7 @@ class Reject:
         return (Option("reject-with", self.message),)
 
 
-@frozen
-class UnknownTarget:
+class UnknownTarget(Frozen):
     """A target that we do not use, or none (name ""); keeps its iptables spelling."""
 
     name: str

@@ -9,7 +9,7 @@ merged first, so the networks never overlap, and all CIDRs of a list have the sa
 
 from __future__ import annotations
 
-from ..frozen import frozen
+from ..frozen import Frozen
 from ..rules.matches import Destination
 from ..rules.model import Rule
 from ..rules.networks import Address, Network
@@ -29,8 +29,7 @@ WIDTH = 32
 """The most rules in a chain of a tree, not counting the one for all other destinations."""
 
 
-@frozen
-class Tree:
+class Tree(Frozen):
     """The rules at the root, for a chain of the caller, and the chains below it, by name."""
 
     rules: tuple[Rule, ...]

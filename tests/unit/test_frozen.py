@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from proxy_init.frozen import frozen, replace
+from proxy_init.frozen import Frozen, replace
 
 
-@frozen
-class Point:
+class Point(Frozen):
     """A value with a default, and something that is the same for all."""
 
     x: int
@@ -18,16 +17,14 @@ class Point:
     kind = "point"
 
 
-@frozen
-class Other:
+class Other(Frozen):
     """The same fields."""
 
     x: int
     y: int = 0
 
 
-@frozen
-class Nothing:
+class Nothing(Frozen):
     """No fields at all."""
 
 

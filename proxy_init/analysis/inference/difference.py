@@ -10,7 +10,7 @@ from difflib import SequenceMatcher
 from enum import Enum
 from itertools import takewhile
 
-from ...frozen import frozen, replace
+from ...frozen import Frozen, replace
 from ...rules.matches import InInterface, OutInterface
 from ...rules.model import BUILT_IN, PREFIX, Chain, Family, PolicyRoute, Rule, Ruleset, Table
 from ...rules.ownership import numbers_of_ours
@@ -36,8 +36,7 @@ _FAR = 2
 """A rule is moved far if it has passed more rules than these."""
 
 
-@frozen
-class Difference:
+class Difference(Frozen):
     """One difference of a rule. `number` is its place in its chain, from 1, if it is there, and
     `place` the one that it should have, if it is wanted.
 
@@ -74,8 +73,7 @@ def _alike(rule: Rule, other: Rule) -> bool:
     return of_one_kind and len(differ) + (rule.target != other.target) == 1
 
 
-@frozen
-class RoutingDifference:
+class RoutingDifference(Frozen):
     """A policy route that is missing or not wanted, or without one, the address ::6 on lo."""
 
     kind: Kind
@@ -96,8 +94,7 @@ def distance(differences: Iterable[Difference | RoutingDifference]) -> float:
     return sum(each.weight for each in differences)
 
 
-@frozen
-class _Held:
+class _Held(Frozen):
     """One chain: its rules without comments, their comments, and the numbers of ours, from 0."""
 
     rules: Sequence[Rule]
@@ -270,8 +267,7 @@ def _is_return_for_interface(rule: Rule) -> bool:
     return rule.target == Verdict("RETURN") and kinds <= {InInterface, OutInterface}
 
 
-@frozen
-class _Lost:
+class _Lost(Frozen):
     """A wanted rule that is not where it should be: at `place` of its chain, from 1. Of rules and
     others at one point of a chain, `point` is the same."""
 
@@ -281,8 +277,7 @@ class _Lost:
     rule: Rule
 
 
-@frozen
-class _Surplus:
+class _Surplus(Frozen):
     """A rule of ours that is not wanted where it is."""
 
     point: int

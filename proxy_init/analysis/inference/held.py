@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 
 from ...config.config import Config
-from ...frozen import frozen, replace
+from ...frozen import Frozen, replace
 from ...rules.inet_tables import name_in_model
 from ...rules.matches import (
     Comment,
@@ -28,8 +28,7 @@ class Form(Enum):
     ISTIO_NATIVE = "istio-iptables, native nf_tables"
 
 
-@frozen
-class Held:
+class Held(Frozen):
     """The tables of one kind, by family and name, and the routing beside them.
 
     `native` says that they are our own tables of nf_tables (Istio's have the same names). A family

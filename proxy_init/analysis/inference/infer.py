@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from ...config.config import EVERYTHING, OLD_RULES, Config
 from ...config.read import read_config
 from ...errors import BadCall
-from ...frozen import frozen, replace
+from ...frozen import Frozen, replace
 from ...rules.matches import (
     Destination,
     DestinationPort,
@@ -35,8 +35,7 @@ _LARGE = 2000
 _Draft: TypeAlias = Mapping[str, Any]
 
 
-@frozen
-class Inferred:
+class Inferred(Frozen):
     """Flags, and how what is there differs from the rules that they make.
 
     `words` are the words behind the program's name, and `config` what they mean.
@@ -53,8 +52,7 @@ class Inferred:
         return not self.differences
 
 
-@frozen
-class _Rated:
+class _Rated(Frozen):
     """A draft, and how good it is: the less the better. The distance comes first, then how many
     comments differ, then what is unexplained, then the length of the command line."""
 

@@ -16,7 +16,7 @@ python-iptables' habits, and what is done about them:
 
 from __future__ import annotations
 
-from ...frozen import frozen
+from ...frozen import Frozen
 from ...light import os
 from ...rules.matches import (
     Destination,
@@ -158,8 +158,7 @@ def _interface_bytes(name: str) -> tuple[bytes, bytes]:
     return written, b"\xff" * (len(written) + (-1 if name.endswith("+") else 1))
 
 
-@frozen
-class _Parts:
+class _Parts(Frozen):
     """What entries have in common that differ in nothing but their networks."""
 
     not_from: bool

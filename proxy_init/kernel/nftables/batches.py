@@ -6,7 +6,7 @@ they are, and only those are filled anew whose rules differ, so that the others 
 
 from __future__ import annotations
 
-from ...frozen import frozen, replace
+from ...frozen import Frozen, replace
 from ...rules.inet_tables import (
     INET,
     LONGEST_COMMENT,
@@ -63,8 +63,7 @@ _ACCEPT = 1
 _POLICIES = {"DROP": 0, "ACCEPT": 1}
 
 
-@frozen
-class Aim:
+class Aim(Frozen):
     """What a transaction brings about: the content of tables of ours, by name and family, and
     which of iptables-nft's tables are cleared of what is ours, by family and name."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from struct import pack, unpack
 
-from ...frozen import frozen
+from ...frozen import Frozen
 from ...rules.inet_tables import BOTH, LONGEST_COMMENT, Families
 from ...rules.matches import (
     Comment,
@@ -95,8 +95,7 @@ class CannotSay(Exception):
     """A rule asks or does what is not known how to write natively."""
 
 
-@frozen
-class Reading:
+class Reading(Frozen):
     """A rule as it was read: the families that it is for, and what it has counted."""
 
     families: Families
@@ -270,8 +269,7 @@ def _done(target: Target, family: int, chain_name: Callable[[str], str]) -> list
 # To the model.
 
 
-@frozen
-class _Test:
+class _Test(Frozen):
     """A comparison: of what is loaded, under a mask or not, with data."""
 
     load: Load

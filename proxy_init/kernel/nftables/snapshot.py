@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from struct import unpack_from
 
-from ...frozen import frozen
+from ...frozen import Frozen
 from ...light import os
 from ...rules.inet_tables import (
     BOTH,
@@ -56,8 +56,7 @@ TITLES = {INET: "inet", NUMBERS[Family.V4]: "ip", NUMBERS[Family.V6]: "ip6"}
 """How the program nft calls families."""
 
 
-@frozen
-class RawRule:
+class RawRule(Frozen):
     """A rule as the kernel tells it."""
 
     handle: int
@@ -68,8 +67,7 @@ class RawRule:
     for, which the kernel does not tell."""
 
 
-@frozen
-class RawChain:
+class RawChain(Frozen):
     """A chain as the kernel tells it; `policy` is that of a base chain, which has a hook."""
 
     name: str
@@ -78,8 +76,7 @@ class RawChain:
     rules: tuple[RawRule, ...]
 
 
-@frozen
-class RawSet:
+class RawSet(Frozen):
     """A set as the kernel tells it: the attributes that make it, and its elements."""
 
     name: str
@@ -87,8 +84,7 @@ class RawSet:
     elements: tuple[bytes, ...]
 
 
-@frozen
-class RawTable:
+class RawTable(Frozen):
     """A table, of a family or of both, as the kernel tells it."""
 
     family: int
@@ -104,8 +100,7 @@ class RawTable:
         return f"{TITLES[self.family]} {self.name}"
 
 
-@frozen
-class Snapshot:
+class Snapshot(Frozen):
     """The tables at one generation of this namespace's rules."""
 
     generation: int
@@ -250,8 +245,7 @@ def ranges_of(raw: RawSet) -> tuple[tuple[bytes, bytes], ...]:
     return tuple(ranges)
 
 
-@frozen
-class View:
+class View(Frozen):
     """One family's view of a table: its rules in the model, and by chain what each has counted and
     which one of the chain it is, from 0."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from ...frozen import frozen
+from ...frozen import Frozen
 from ...rules.inet_tables import BOTH, INET, hook_of, name_in_kernel
 from ...rules.matches import DestinationPort, DestinationPorts, Protocol, SourcePort
 from ...rules.model import Family, Rule, Ruleset
@@ -36,8 +36,7 @@ _MODULES = {
 }
 
 
-@frozen
-class Trial:
+class Trial(Frozen):
     """What is tried: a table, or one expression in a rule of a table."""
 
     kind: str

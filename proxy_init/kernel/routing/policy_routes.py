@@ -12,7 +12,7 @@ import errno
 from fcntl import ioctl
 from struct import pack
 
-from ...frozen import frozen
+from ...frozen import Frozen
 from ...light import contextmanager, suppress
 from ...rules.model import Family, PolicyRoute, Routing
 from ...rules.networks import read_address
@@ -35,8 +35,7 @@ _TO_TABLE = 1  # FR_ACT_TO_TBL
 _IPV6_METRIC = 1024  # of a route that is added without one, linux/ipv6_route.h IP6_RT_PRIO_USER
 
 
-@frozen
-class Step:
+class Step(Frozen):
     """One change: a rule, a route or the address is added or deleted."""
 
     verb: str
@@ -59,8 +58,7 @@ class Step:
         return f"route {self.verb} local default dev lo table {table}"
 
 
-@frozen
-class RoutingPlan:
+class RoutingPlan(Frozen):
     """One family's steps: what is added before the tables are written, and deleted after."""
 
     family: Family
@@ -232,8 +230,7 @@ _ALREADY = (errno.EEXIST, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL)  # the
 _CLONED = 0x200  # RTM_F_CLONED: a cached route
 
 
-@frozen
-class _Rule:
+class _Rule(Frozen):
     """A policy rule: its mark, if that is all it asks for, its table and its priority."""
 
     mark: int | None

@@ -9,7 +9,7 @@ import _socket  # what socket is made of, which takes 4 ms to load
 import errno
 from struct import Struct, pack, unpack_from
 
-from ...frozen import frozen
+from ...frozen import Frozen
 from ...light import contextmanager, os, suppress
 
 TYPE_CHECKING = False
@@ -42,8 +42,7 @@ class MessageRefused(OSError):
         self.place = place
 
 
-@frozen
-class Message:
+class Message(Frozen):
     """A message without its netlink header: its type, its body and its flags."""
 
     kind: int
@@ -98,8 +97,7 @@ def to_number(value: bytes) -> int:
     return int.from_bytes(value, "big")
 
 
-@frozen
-class _Answer:
+class _Answer(Frozen):
     """A message of the kernel's: to which of ours, its body, an errno, whether it is the last of
     its kind, and whether what was read changed meanwhile."""
 
