@@ -157,7 +157,7 @@ def _not_listening(pod: Pod, captured: Iterable[Family]) -> Iterator[Finding]:
             absent.setdefault((capture.protocol, capture.port), []).append(capture)
     by_families: dict[str, list[str]] = {}
     dropped = False
-    for (protocol, port), those in absent.items():
+    for (protocol, port), those in sorted(absent.items()):
         everywhere = len(those) == len(list(captured))
         families = "" if everywhere else f" over {those[0].family.title}"
         by_families.setdefault(families, []).append(f"{protocol.upper()} port {port}")

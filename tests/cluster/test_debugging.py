@@ -1,6 +1,7 @@
 """Ways into a pod that docs/debugging.md shows: kubectl debug, and --pod on the node."""
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ def pod(cluster: Cluster) -> Iterator[str]:
 
 
 def debug(
-    cluster: Cluster, name: str, *words: str, profile: str, arguments: bool
+    cluster: Cluster, name: str, *words: str, profile: str, arguments: bool = False
 ) -> tuple[int, str]:
     """The exit status of an ephemeral container, and what it has written."""
     only = ["--arguments-only"] if arguments else []
@@ -45,6 +46,18 @@ def debug(
     return until(ended, what=f"{name} does not end") - 1, cluster.logs(POD, name)
 
 
+def test_an_ephemeral_container_describes(cluster: Cluster, pod: str) -> None:
+    for name, words, arguments in (
+        ("e", ("proxy-init", "describe"), False),
+        ("f", ("describe",), True),
+    ):
+        status, text = debug(cluster, name, *words, profile="netadmin", arguments=arguments)
+        assert status == 0, text
+        assert shlex.join(("proxy-init", *FLAGS, "--no-ipv6")) in text
+        assert "just those of the flags" in text
+        assert "IPv6 is not captured" in text and "Nobody listens" not in text
+
+
 def test_an_ephemeral_container_explains(cluster: Cluster, pod: str) -> None:
     words = ("explain", "--live", *FLAGS, "--to", "198.51.100.7:80")
     for name, before, arguments in (("a", ("proxy-init",), False), ("b", (), True)):
@@ -58,8 +71,11 @@ def test_an_ephemeral_container_explains(cluster: Cluster, pod: str) -> None:
 
 
 def test_with_another_profile_it_says_what_is_missing(cluster: Cluster, pod: str) -> None:
-    words = ("proxy-init", "status", *FLAGS)
+    words = ("proxy-init", "describe")
     status, text = debug(cluster, "c", *words, profile="general", arguments=False)
+    assert status == 4
+    assert "CAP_NET_ADMIN" in text and "kubectl debug --profile=netadmin" in text
+    status, text = debug(cluster, "d", "proxy-init", "status", *FLAGS, profile="general")
     assert status == 4
     assert "missing capability NET_ADMIN" in text and "--profile=netadmin" in text
 

@@ -36,8 +36,11 @@ def explained(pod: Pod, to: str = f"{FAR}:80", **environ: str) -> dict[str, Any]
 
 
 def found(pod: Pod, **environ: str) -> dict[str, str]:
-    """What is wrong with a pod: by cause, what is said of it and what to do."""
-    named = explained(pod, **environ)["findings"]
+    """What is wrong with a pod: by cause, what describe and explain say of it and what to do."""
+    result = run_in(pod.namespace, "describe", "-O", "json", environ=environ)
+    assert result.status in (0, 3), result.stderr
+    named = read_json("describe", result.stdout)["findings"]
+    assert named == explained(pod, **environ)["findings"]
     return {each["cause"]: f"{each['says']} {each['remedy']}" for each in named}
 
 
@@ -123,7 +126,7 @@ def test_the_proxy_does_not_listen() -> None:
         said = found(pod)
         assert set(said) == {"not listening"}
         assert (
-            "Nobody listens on TCP port 15006 and TCP port 15001, where the rules send captured "
+            "Nobody listens on TCP port 15001 and TCP port 15006, where the rules send captured "
             "traffic: captured connections are refused." in said["not listening"]
         )
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 import subprocess
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -313,6 +314,12 @@ def test_it_is_fit_for_an_ephemeral_container(node: Node, fresh: str, replaced: 
             words = words[1:]
         return run(node, fresh, *words, options=options)
 
+    described = debug("describe")
+    assert described.returncode == 0, described.stderr
+    assert shlex.join(("proxy-init", *flags)) in described.stdout
+    blind = debug("describe", options=LOCKED)
+    assert blind.returncode == 4
+    assert "CAP_NET_ADMIN and\n               CAP_NET_RAW (kubectl debug" in blind.stdout
     assert debug("status", *flags).returncode == 0
     live = debug("explain", "--live", "--to", "192.0.2.1:80")
     assert live.stdout.startswith("Captured: ")
