@@ -42,6 +42,10 @@ for ip in 'ip -4' 'ip -6'; do
     $ip route add unreachable default metric 4444 table 78
 done
 ip route add blackhole 10.8.0.0/16; ip -6 route add blackhole fd00:8::/32
+# The kernel adds the local route of a new IPv6 address a little later.
+for attempt in $(seq 500); do
+    ip -6 route show table local | grep -q fd00:7::1 && break; sleep 0.01
+done
 """
 
 
