@@ -93,20 +93,25 @@ class Runtime:
             answer = await handler(request.method, request.payload, seconds)
             response.payload = answer.SerializeToString()
         except NotImplementedError:
-            response.status.CopyFrom(Status(code=_UNIMPLEMENTED, message="unknown method"))
+            response = _failure(_UNIMPLEMENTED, "unknown method")
         except wire.BadMessage as error:
-            response.status.CopyFrom(Status(code=_INVALID, message=str(error)))
+            response = _failure(_INVALID, str(error))
         except ProxyInitError as error:
-            response.status.CopyFrom(Status(code=_UNKNOWN, message=str(error)))
+            response = _failure(_UNKNOWN, str(error))
         except Exception as bug:
             logger.error("this is a bug in proxy-init, please report it: %r", bug)
             words = f"this is a bug in proxy-init, please report it: {bug!r}"[:300]
-            response.status.CopyFrom(Status(code=_INTERNAL, message=words))
+            response = _failure(_INTERNAL, words)
         self._send(wire.CALLS_TO_US, message.call, wire.RESPONSE, response)
 
     def _send(self, connection: int, call: int, kind: int, content: Message) -> None:
         payload = content.SerializeToString()
         self._writer.write(wire.encode(wire.Message(connection, call, kind, payload)))
+
+
+def _failure(code: int, text: str) -> Response:
+    # What can't be written as UTF-8 must not keep the answer back.
+    return Response(status=Status(code=code, message=text.encode(errors="replace").decode()))
 
 
 def parsed(message: M, payload: bytes) -> M:
