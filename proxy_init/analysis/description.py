@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from ..frozen import replace
 from ..rules.inet_tables import TABLES
-from ..rules.model import PREFIX, Family, Table
+from ..rules.model import PREFIX, Family, Ruleset, Table
 from .counters import Counts
 from .diagnosis import mesh_of
-from .inference.held import Held
+from .inference.held import Form, Held, wanted_rulesets
 from .inference.infer import Inferred, infer
 from .kernel_rules import KernelTable, TableKind
 from .pod_facts import FamilyRules
@@ -29,6 +29,18 @@ class Found:
         config = self.inferred.config
         both = config.ipv6 and config.ruleset == "current"
         return (Family.V4, Family.V6) if both else (Family.V4,)
+
+    @property
+    def is_of_others(self) -> bool:
+        """Whether this program would write other rules for these flags, or in other tables."""
+        istio = self.inferred.form is Form.ISTIO_NATIVE
+        return istio or self.kind is TableKind.IPTABLES_NFT
+
+    @property
+    def rulesets(self) -> list[Ruleset]:
+        """The rules that the flags make in these tables, written by whoever wrote them."""
+        made = wanted_rulesets(self.inferred.config, self.inferred.form)
+        return [made[family] for family in self.held.tables]
 
     def rules(self, family: Family) -> int:
         """How many rules our chains have for a family."""

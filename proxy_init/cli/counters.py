@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..analysis.counters import Counted, Standing, changes
+from ..analysis.kernel_rules import TableKind
 from ..config import values
 from ..config.flags import Flag
 from ..kernel.counters import readings
@@ -14,6 +15,7 @@ from ..log import logger
 from ..rules.counts import Count
 from ..rules.iptables_save import rule_text
 from ..rules.wording import matches_in_words, printable, target_in_words
+from .inferred import with_flags_of_the_rules
 from .session import print_text, session
 from .terminal import on_screen
 
@@ -38,10 +40,14 @@ OPTIONS = (
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Print the rules with their counts; with --watch, print what changes until Ctrl-C."""
     with session(words, environ, OPTIONS) as config:
+        config, found = with_flags_of_the_rules(config)
         choice, rulesets = chosen(config, wanted_rulesets(config), write=False)
+        if found and found.is_of_others:
+            rulesets = found.rulesets
         choice.load()  # before forking the workers, which share it
         as_json = config.output == "json"
-        with readings(choice.tasks(rulesets)) as kernel:
+        left = found is not None and found.kind is TableKind.IPTABLES_NFT
+        with readings(choice.tasks(rulesets), left) as kernel:
             lines = kernel.now()
             if "watch" not in config.own:
                 print_text(_json(lines, indent=2) if as_json else _text(lines))

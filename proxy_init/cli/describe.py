@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..analysis.description import Found, find, other_meshes
+from ..analysis.description import Found, other_meshes
 from ..analysis.diagnosis import Finding
 from ..analysis.inference.difference import Difference, Kind, RoutingDifference
 from ..analysis.inference.held import Form
@@ -21,12 +21,12 @@ from ..errors import BadCall, Mistake
 from ..kernel.listeners import listeners
 from ..kernel.present_rules import all_rules
 from ..kernel.routing.addresses import addresses
-from ..kernel.routing.policy_routes import has_passthrough_address
 from ..rules.iptables_save import rule_text
 from ..rules.model import Family, Rule
 from ..rules.networks import Address
 from ..rules.wording import matches_in_words, printable, target_in_words
 from .findings import finding_fields, finding_lines, findings, known_services
+from .inferred import found_in
 from .session import print_text, session
 from .terminal import WIDTH
 
@@ -103,7 +103,7 @@ def _described(config: Config, environ: Mapping[str, str]) -> _Description:
         family: FamilyRules(family, each.tables, each.policy_routes)
         for family, each in present.items()
     }
-    found = find(rules, has_passthrough_address())
+    found = found_in(present)
     try:
         there = listeners()
     except OSError as error:

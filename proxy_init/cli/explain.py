@@ -24,6 +24,7 @@ from ..config.flags import Flag
 from ..kernel.enforce import wanted_rulesets
 from ..rules.iptables_save import rule_text
 from .findings import finding_fields, finding_lines, findings, known_services
+from .inferred import with_flags_of_the_rules
 from .packet_options import PACKET, given_packet
 from .picture import chosen_format, drawn, format_option, picture
 from .pod_network import (
@@ -57,7 +58,11 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
             print_text(drawn(picture(config, (packet, own)), kind))
             return 0
         live = is_live(config)
-        backends, rulesets = live_rules(config) if live else ((), wanted_rulesets(config))
+        if live:
+            config, there = with_flags_of_the_rules(config)
+            backends, rulesets = live_rules(config, there)
+        else:
+            backends, rulesets = (), wanted_rulesets(config)
         present = {each.family: kernel_rules(each, *backends) for each in rulesets if live}
         if "saved" in config.own:
             saved = saved_pod_networks(config.own["saved"].text, rulesets, own)

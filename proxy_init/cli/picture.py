@@ -1,6 +1,9 @@
 """Pictures for commands: of the rules that a call is about, in the format that it asks for."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from ..analysis.packet_walk import (
     Packet,
@@ -20,6 +23,7 @@ from ..graph.met import Met
 from ..graph.subject import Subject, of_kernel, of_pod_network, of_ruleset
 from ..kernel.enforce import wanted_rulesets
 from ..rules.networks import Address
+from .inferred import with_flags_of_the_rules
 from .pod_network import (
     SAVED,
     is_live,
@@ -30,6 +34,9 @@ from .pod_network import (
     saved_pod_networks,
 )
 from .terminal import on_screen
+
+if TYPE_CHECKING:
+    from ..kernel.backend import Backend
 
 _FORMATS = ("tree", "mermaid", "dot", "svg")
 
@@ -76,7 +83,14 @@ def _scenes(
     config: Config, own: frozenset[Address], packet: Packet | None
 ) -> Iterator[tuple[Subject, PodNetwork]]:
     """The rules of each family, or of the packet's: as they are drawn, and as they are walked."""
-    backends, rulesets = live_rules(config) if is_live(config) else ((), wanted_rulesets(config))
+    backends: Sequence[Backend] = ()
+    kind = None
+    if is_live(config):
+        config, there = with_flags_of_the_rules(config)
+        backends, rulesets = live_rules(config, there)
+        kind = there.kind if there else None
+    else:
+        rulesets = wanted_rulesets(config)
     saved = None
     if SAVED.name in config.own:
         saved = saved_pod_networks(config.own[SAVED.name].text, rulesets, own)
@@ -84,11 +98,11 @@ def _scenes(
         if packet and packet.family is not wanted.family:
             continue
         if saved is not None:
-            there = saved.get(wanted.family, PodNetwork({}, own))
-            yield of_pod_network(wanted.family, there), there
+            of_file = saved.get(wanted.family, PodNetwork({}, own))
+            yield of_pod_network(wanted.family, of_file), of_file
         elif backends:
             found = kernel_rules(wanted, *backends)
-            subject = of_kernel(wanted, found.tables, found.policy_routes)
+            subject = of_kernel(wanted, found.tables, found.policy_routes, kind)
             yield subject, kernel_pod_network(found, own)
         else:
             yield of_ruleset(wanted), pod_network_of(wanted, own)

@@ -21,6 +21,7 @@ from ..rules.saved_text import NotSaved, read_saved
 from ..rulesets.native import for_nf_tables
 
 if TYPE_CHECKING:
+    from ..analysis.description import Found
     from ..kernel.backend import Backend
     from ..kernel.snapshot import Present
 
@@ -49,15 +50,19 @@ def is_live(config: Config) -> bool:
     return LIVE.name in config.own and values.switch(config.own[LIVE.name].text)
 
 
-def live_rules(config: Config) -> tuple[tuple[Backend, ...], list[Ruleset]]:
+def live_rules(
+    config: Config, found: Found | None = None
+) -> tuple[tuple[Backend, ...], list[Ruleset]]:
     """The backends whose tables may hold something, if the kernel's rules are to be walked: a
     packet meets them all. The first is that of our rules; and what each family must hold there.
 
-    Raises NodeCannot.
+    `found` are the rules whose flags `config` has, if these were read off them. Raises NodeCannot.
     """
     from ..kernel.backend import Backend, tables_there
 
     choice, rulesets = chosen(config, wanted_rulesets(config), write=False)
+    if found and found.is_of_others:
+        rulesets = found.rulesets
     choice.backend.load()
     there = [Backend.NFT]  # where anybody may have tables of any name
     if any(tables_there(Backend.LEGACY, each.family) for each in rulesets):

@@ -5,7 +5,7 @@ import shlex
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..analysis.packet_sets import CLIENT, POD, Box, Journey
 from ..analysis.packet_walk import Decision, PodNetwork, Walk, sentence
@@ -34,9 +34,13 @@ from ..kernel.system.host import Host
 from ..rules.iptables_save import rule_text
 from ..rules.model import Family
 from .explain import explain_call, flags_of
+from .inferred import with_flags_of_the_rules
 from .pod_network import LIVE, SAVED, live_rules, pod_network_of, saved_pod_networks
 from .session import print_text, session
 from .terminal import WIDTH
+
+if TYPE_CHECKING:
+    from ..kernel.backend import Backend
 
 BROKEN = 3
 _MOST_SETS = 6
@@ -84,7 +88,7 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
             status = 0 if found["alike"] else BROKEN
         else:
             side = _Side.of(config, words)
-            found = _proof(prove(config, side.pod_networks), side)
+            found = _proof(prove(side.config, side.pod_networks), side)
             status = 0 if found["holds"] else BROKEN
         print_text(json.dumps(found, indent=2) + "\n" if config.output == "json" else _text(found))
     return status
@@ -98,6 +102,7 @@ def _is_on(config: Config, name: str) -> bool:
 class _Side:
     """The rules to prove or compare, and the flags that stand for them."""
 
+    config: Config
     pod_networks: Mapping[Family, PodNetwork]
     flags: Sequence[str]
 
@@ -111,10 +116,15 @@ class _Side:
             if live:
                 raise BadCall([Mistake("--saved", path, "cannot be combined with --live")])
             pod_networks = saved_pod_networks(path, wanted_rulesets(config), own)
-            return cls(pod_networks, (*flags, "--saved", path))
-        backends, rulesets = live_rules(config) if live else ((), wanted_rulesets(config))
+            return cls(config, pod_networks, (*flags, "--saved", path))
+        backends: Sequence[Backend] = ()
+        if live:
+            config, there = with_flags_of_the_rules(config)
+            backends, rulesets = live_rules(config, there)
+        else:
+            rulesets = wanted_rulesets(config)
         pod_networks = {each.family: pod_network_of(each, own, *backends) for each in rulesets}
-        return cls(pod_networks, (*flags, *(["--live"] if live else [])))
+        return cls(config, pod_networks, (*flags, *(["--live"] if live else [])))
 
     def explain(self, sample: Sample) -> str:
         """The call that shows the way of a sample's packet."""

@@ -8,6 +8,7 @@ from ..kernel.apply import apply
 from ..kernel.enforce import chosen, wanted_rulesets
 from ..kernel.findings import ApplyOptions, Finding
 from ..rules.model import Ruleset
+from .inferred import with_flags_of_the_rules
 from .session import print_text, session
 
 DIFFERENT = 3
@@ -17,7 +18,12 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Print nothing and return 0; or print the difference, kernel against wanted, and return 3."""
     with session(words, environ) as config:
         findings: list[Finding] = []
+        config, found = with_flags_of_the_rules(config)
         if config.mode is Mode.NONE:  # it leaves the kernel as it is
+            return 0
+        if found and found.is_of_others and found.inferred.exact:
+            if config.output == "json":
+                print_text(_as_json(found.rulesets, []))
             return 0
         choice, rulesets = chosen(config, wanted_rulesets(config), write=False)
         choice.load()

@@ -13,6 +13,7 @@ from ..kernel.enforce import wanted_rulesets
 from ..log import logger
 from ..rules.model import Ruleset
 from .explain import explain_call, flags_of
+from .inferred import with_flags_of_the_rules
 from .pod_network import pod_network_of
 from .session import print_text, session
 from .terminal import on_screen
@@ -26,6 +27,7 @@ _STYLES = {Result.PASSED: "green", Result.FAILED: "bold red"}
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Print the result of each probe. Raises ValidationFailed if one failed."""
     with session(words, environ) as config:
+        config, _ = with_flags_of_the_rules(config)
         judged = _validated(config, wanted_rulesets(config))
         if config.output == "json":
             print_text(json.dumps(_json(judged, words), indent=2) + "\n")

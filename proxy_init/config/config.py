@@ -105,6 +105,8 @@ class Config(Frozen):
     lock_file: str
     strict: bool
     output: str
+    about_rules: bool = False
+    """Whether any flag or variable says which rules there must be, see flags.ABOUT_RULES."""
     ipv6_reason: str = ""
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -21,7 +21,7 @@ from .config import (
     Mode,
     Networks,
 )
-from .flags import FLAGS, Flag
+from .flags import ABOUT_RULES, FLAGS, Flag
 from .settings import Settings
 
 TYPE_CHECKING = False
@@ -52,7 +52,8 @@ def read_config(
         environ = _environ_of_1_0(settings)
         settings = Settings(line, environ, machine, extra, settings.mistakes)
     settings.mistakes.extend(line.mistakes)
-    config = replace(_read(settings), own=settings.own())
+    about_rules = not ABOUT_RULES.isdisjoint((*line.given, *settings.given))
+    config = replace(_read(settings), own=settings.own(), about_rules=about_rules)
     settings.mistakes.extend(_contradictions(config, settings))
     if not settings.mistakes:
         from .warnings import warnings_of

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ..analysis.kernel_rules import KernelTable, Line, TableKind, lines
 from ..analysis.packet_walk import PodNetwork
+from ..frozen import replace
 from ..rules.inet_tables import PRIORITIES
 from ..rules.model import BUILT_IN, Chain, Family, PolicyRoute, Rule, Ruleset, Table
 from ..rules.targets import Verdict
@@ -48,9 +49,18 @@ def of_pod_network(family: Family, pod_network: PodNetwork) -> Subject:
 
 
 def of_kernel(
-    wanted: Ruleset, tables: Sequence[KernelTable], policy_routes: Sequence[PolicyRoute]
+    wanted: Ruleset,
+    tables: Sequence[KernelTable],
+    policy_routes: Sequence[PolicyRoute],
+    kind: TableKind | None = None,
 ) -> Subject:
-    """The kernel's rules with their counters, beside those that the flags ask for."""
+    """The kernel's rules with their counters, beside those that the flags ask for.
+
+    `kind` is that of the tables in which they are wanted, if these are not the ones that this
+    program would choose.
+    """
+    if kind is TableKind.IPTABLES_NFT:
+        tables = [_entitled(each, kind) for each in tables]
     # The title of a table that the flags are about is its name.
     there = {each.title for each in tables}
     absent = [
@@ -75,6 +85,13 @@ def of_kernel(
         compared=True,
         notes=tuple(_of_the_route(wanted.routing.policy_route, policy_routes)),
     )
+
+
+def _entitled(held: KernelTable, kind: TableKind) -> KernelTable:
+    """The table with its name as its title, if it is of the kind, and else with another one."""
+    if held.kind is kind:
+        return replace(held, title=held.table.name)
+    return replace(held, title=f"{held.title} ({held.kind.name.lower()})")
 
 
 def _of_the_route(wanted: PolicyRoute | None, present: Sequence[PolicyRoute]) -> Iterator[str]:

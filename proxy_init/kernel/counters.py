@@ -28,19 +28,22 @@ class Readings:
 
 
 @contextmanager
-def readings(tasks: Sequence[Task]) -> Iterator[Readings]:
-    """Readings of the kernel beside what the tasks want, for as long as the block lasts."""
+def readings(tasks: Sequence[Task], left: bool = False) -> Iterator[Readings]:
+    """Readings of the kernel beside what the tasks want, for as long as the block lasts.
+
+    With `left`, what they want of nf_tables is wanted in the tables that iptables-nft makes.
+    """
     with ExitStack() as stack:
         yield Readings(
-            [stack.enter_context(Worker(task.title, partial(_read, task))) for task in tasks]
+            [stack.enter_context(Worker(task.title, partial(_read, task, left))) for task in tasks]
         )
 
 
-def _read(task: Task) -> Iterator[tuple[Counted, ...]]:
-    lines = _nft_lines if task.backend is Backend.NFT else _legacy_lines
+def _read(task: Task, left: bool) -> Iterator[tuple[Counted, ...]]:
+    nft = task.backend is Backend.NFT
     try:
         # Each table is read as a whole, so there is no need for the lock.
-        yield from lines(task.rulesets)
+        yield from _nft_lines(task.rulesets, left) if nft else _legacy_lines(task.rulesets)
     except KernelRefused as refused:
         raise explained(refused, task) from refused
 
@@ -60,19 +63,22 @@ def _legacy_lines(rulesets: Sequence[Ruleset]) -> Iterator[tuple[Counted, ...]]:
         )
 
 
-def _nft_lines(rulesets: Sequence[Ruleset]) -> Iterator[tuple[Counted, ...]]:
+def _nft_lines(rulesets: Sequence[Ruleset], in_left: bool) -> Iterator[tuple[Counted, ...]]:
     while True:
         snapshot = nf_tables.read()
         lines: list[Counted] = []
         for name in BUILT_IN:
             by_family = []
             for ruleset in rulesets:
-                view, wanted = our_view(snapshot, name, ruleset.family), ruleset.table(name)
+                view, none = our_view(snapshot, name, ruleset.family), Table(name, ())
+                wanted, wanted_left = ruleset.table(name), none
+                if in_left:
+                    wanted, wanted_left = wanted_left, wanted
                 own = counted(ruleset.family, wanted, view.table, view.counts, all_ours=True)
                 by_family.append([_placed(line, view.places) for line in own])
                 left = left_view(snapshot, name, ruleset.family)
                 if left:
-                    lines += counted(ruleset.family, Table(name, ()), left.table, left.counts)
+                    lines += counted(ruleset.family, wanted_left, left.table, left.counts)
             lines += _shared(*by_family) if len(by_family) == len(Family) else by_family[0]
         yield tuple(lines)
 

@@ -30,6 +30,8 @@ from .words import words_of
 
 _MOST_ITEMS, _FEW_ITEMS = 30, 5
 """How many items of lists it tries to leave out."""
+_HOPELESS = 3
+"""A rule set that begins so many times farther away is not tried."""
 _LARGE = 2000
 """So many rules take a tenth of a second to build and compare, so less is tried."""
 _Draft: TypeAlias = Mapping[str, Any]
@@ -61,6 +63,11 @@ class _Rated(Frozen):
     draft: _Draft
 
     @property
+    def distance(self) -> float:
+        """How far its rules are from those that are there."""
+        return self.key[0]
+
+    @property
     def is_exact(self) -> bool:
         """Whether nothing differs, comments included."""
         return not any(self.key[:2])
@@ -87,28 +94,19 @@ def infer(held: Held) -> Inferred | None:
     present = Present(held.normalized())
     if not any(True for _ in present.ours()):
         return None
-    found: list[_Rated] = []
-    for ruleset, form in product(_rulesets(present), held.forms):
+    searches: list[_Search] = []
+    for ruleset, form in product(("current", OLD_RULES), held.forms):
         if form is not Form.ISTIO_NATIVE or ruleset != OLD_RULES:
-            found.append(_Search(present, ruleset, form).nearest())
-            if found[-1].is_exact:
-                break
-    return _inferred(present, min(found, key=lambda each: each.key))
-
-
-def _rulesets(present: Present) -> Sequence[str]:
-    """Both rule sets, the likelier one first."""
-    old = 0
-    for _, table, chain, rule, _ in present.ours():
-        old += (table, chain) == ("filter", "INPUT")
-        old += (
-            chain == "ISTIO_OUTPUT"
-            and rule.target.name == "ISTIO_REDIRECT"
-            and any(isinstance(match, OutInterface) for match in rule.matches)
-        )
-        old -= chain == "ISTIO_OUTPUT" and any(isinstance(match, Source) for match in rule.matches)
-        old -= rule.target.name == "ISTIO_IN_REDIRECT" and chain == "ISTIO_OUTPUT"
-    return (OLD_RULES, "current") if old > 0 else ("current", OLD_RULES)
+            searches.append(_Search(present, ruleset, form))
+            if searches[-1].start.is_exact:
+                return _inferred(present, searches[-1].start)
+    searches.sort(key=lambda each: each.start.key)
+    best = searches[0].nearest()
+    for search in searches[1:]:
+        if best.is_exact or search.start.distance > _HOPELESS * (best.distance + 1):
+            break
+        best = min(best, search.nearest(), key=lambda each: each.key)
+    return _inferred(present, best)
 
 
 class _Search:
@@ -117,27 +115,29 @@ class _Search:
     def __init__(self, present: Present, ruleset: str, form: Form) -> None:
         self._present = present
         self._form = form
-        self._start: dict[str, Any] = {"ruleset": ruleset}
+        start: dict[str, Any] = {"ruleset": ruleset}
         self._is_large = sum(1 for _ in present.ours()) > _LARGE
         self._choices: list[Sequence[Choice]] = []
         for some in choices(present, ruleset):
             accepted = [choice for choice in some if _is_accepted({"ruleset": ruleset, **choice})]
             if accepted:
                 self._choices.append(accepted)
-                self._start.update(accepted[0])
+                start.update(accepted[0])
+        self.start = self._rated(start)
+        """The flags of which the most rules say the same."""
 
     def nearest(self) -> _Rated:
         """The nearest flags."""
-        best = self._rated(self._start)
+        best = self.start
         if not best.is_exact and not self._is_large:
-            others = choices(self._present.without_negations(), self._start["ruleset"])
+            others = choices(self._present.without_negations(), best.draft["ruleset"])
             for some in (*self._choices, *others):
                 best = self._best(best, some)
         while not best.is_exact:
             before = best
             for each in (*self._choices, self._with_fewer_items(best)):
                 best = self._best(best, each)
-            if best.key == before.key:
+            if best.key == before.key or self._is_large:
                 break
         return best
 
