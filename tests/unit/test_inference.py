@@ -188,6 +188,15 @@ def _lines(table: Table) -> list[str]:
 
 
 @both_kinds
+def test_networks_of_interfaces_and_in_sets_are_found(native: bool) -> None:
+    many = ",".join(f"10.0.{n}.0/25" for n in range(100))
+    config = settled(*USUAL, "-i", many, "-k", "eth0,veth+")
+    found = inferred(made(config, native), native)
+    assert found.exact
+    assert rules_of(found.config, native) == rules_of(config, native)
+
+
+@both_kinds
 def test_ten_thousand_networks_are_found(native: bool) -> None:
     many = ",".join(f"10.{n // 256}.{n % 256}.{n * 7 % 256}/32" for n in range(10_000))
     config = settled(*USUAL, "-x", many)

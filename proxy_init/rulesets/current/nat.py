@@ -7,6 +7,7 @@ from ...rules.matches import (
     Destination,
     DestinationPort,
     DestinationPorts,
+    DestinationSet,
     InInterface,
     Match,
     OutInterface,
@@ -74,8 +75,11 @@ def prerouting_top(config: Config, family: Family) -> Iterator[Rule]:
             destinations("captured", networks) if config.backend == "nft" else single
         ):
             for name in interfaces:
+                arriving = InInterface(name)
+                # A set is an extension, which follows the matches of the header.
+                is_set = isinstance(match, DestinationSet)
                 yield Rule(
-                    (match, InInterface(name)),
+                    (arriving, match) if is_set else (match, arriving),
                     REDIRECT,
                     f"traffic from {name} to {what} is captured as outbound (-k, -i)",
                 )

@@ -14,6 +14,7 @@ from ....rules.matches import (
 from ....rules.model import Family, Rule
 from ....rules.networks import Address, Network
 from ....rules.targets import RETURN, Goto
+from ....rulesets.cidr_tree import LONG
 from .reading import (
     EVERYWHERE,
     TO_REDIRECT,
@@ -54,7 +55,8 @@ def destinations(reading: Reading) -> Iterator[Sequence[Choice]]:
         for family in reading.families
         for name in reading.present.chain_names(family, "nat")
     )
-    trees = ("auto", "always", "never") if tree else ("auto", "never")
+    is_long = any(len(rules) > LONG for rules in reading.output())
+    trees = ("auto", "always") if tree else ("never", "auto") if is_long else ("auto", "never")
     yield [{"cidr_tree": each} for each in trees]
 
 
