@@ -114,7 +114,7 @@ class Containerd:
             "log_directory": f"/var/log/pods/{name}",
             "linux": {"cgroup_parent": self._place.cgroup},
         }
-        return self.crictl("runp", "/dev/stdin", stdin=json.dumps(pod))
+        return self.crictl("runp", "/dev/stdin", stdin=json.dumps(pod), timeout=300)
 
     def remove_pods(self) -> None:
         """Stop and remove all sandboxes, with their containers."""
@@ -128,7 +128,7 @@ class Containerd:
     def _write_configuration(self) -> None:
         self._config.parent.mkdir(parents=True, exist_ok=True)
         self._config.write_text(CONFIG.format(version=self.version, pause=PAUSE))
-        Path("/etc/crictl.yaml").write_text(f"runtime-endpoint: unix://{SOCKET}\ntimeout: 60\n")
+        Path("/etc/crictl.yaml").write_text(f"runtime-endpoint: unix://{SOCKET}\ntimeout: 300\n")
         cni = Path("/etc/cni/net.d")
         cni.mkdir(parents=True, exist_ok=True)
         for other in cni.iterdir():  # the machine's, in an overlay

@@ -65,7 +65,10 @@ class Agent:
         """
         crictl = self._cluster.containerd.crictl
         container = crictl("ps", "--quiet", "--name", "^agent$", "--state", "running").split()[0]
-        os.kill(json.loads(crictl("inspect", container))["info"]["pid"], signal.SIGKILL)
+        pid = json.loads(crictl("inspect", container))["info"]["pid"]
+        if not pid:  # it has just ended; 0 would be whoever asks
+            raise ProcessLookupError(container)
+        os.kill(pid, signal.SIGKILL)
         return True
 
     def logs(self) -> str:

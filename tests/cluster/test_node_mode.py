@@ -1,15 +1,18 @@
 """Node mode: Pods without a privilege, whose rules the agent writes, on a real node."""
 
 import contextlib
+import json
 import random
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cluster import outside
+from cluster import daemon, outside
 from cluster.daemon import CommandFailed, until
 from cluster.kubernetes import Cluster
 from node import Manifest
@@ -268,6 +271,41 @@ def test_rules_stay_while_the_agent_and_containerd_restart(pods: Cluster, agent:
         assert agent.repairs() == 0
     start(pods, by_flags(sidecar("sidecar.yaml", "later")))
     assert_passes_both_sidecars(pods, "redirect", "later")
+
+
+def test_a_hundred_sandboxes_at_once_are_all_redirected(runtime: Cluster, agent: Agent) -> None:
+    """All that a node can be asked for at once: the runtime calls the agent for one at a time."""
+    annotations = by_flags(REDIRECT, **REQUIRED)["metadata"]["annotations"]
+    runtime.kubelet.stop()  # it would remove what is no Pod of its own
+    sandboxes: list[str] = []
+    try:
+        with ThreadPoolExecutor(100) as pool:
+            starts = [
+                pool.submit(runtime.containerd.run_pod, f"one-{number}", annotations)
+                for number in range(100)
+            ]
+            sandboxes += [start.result() for start in starts]
+        rules = Counter(nat_rules(runtime, sandbox) for sandbox in sandboxes)
+        assert [*rules.values()] == [100], rules
+        assert "ISTIO_REDIRECT" in next(iter(rules))
+        assert agent.metrics()['proxy_init_node_outcomes_total{outcome="late"}'] == 0
+    finally:
+        for sandbox in sandboxes:
+            runtime.containerd.crictl("rmp", "--force", sandbox)
+        runtime.kubelet.start()
+        runtime.wait("node", "node")
+
+
+def nat_rules(cluster: Cluster, sandbox: str) -> str:
+    """The rules of a sandbox's IPv4 nat, without what differs from one to the other."""
+    status = json.loads(cluster.containerd.crictl("inspectp", sandbox))
+    (netns,) = (
+        each["path"]
+        for each in status["info"]["runtimeSpec"]["linux"]["namespaces"]
+        if each["type"] == "network"
+    )
+    saved = daemon.run(["nsenter", f"--net={netns}", "iptables-legacy-save", "-t", "nat"])
+    return "\n".join(line for line in saved.splitlines() if line.startswith("-A"))
 
 
 def deployment(pod: Manifest, replicas: int) -> Manifest:
