@@ -25,8 +25,9 @@ def choices(present: Present, ruleset: str) -> Iterator[Sequence[Choice]]:
     if the rules are of this rule set."""
     reading = Reading(present, ruleset == OLD_RULES)
     readers = (
-        *(ports, owners, inbound, destinations, outbound_ports),
-        *(interfaces, dns, marks, families),
+        # Interfaces first: where -k names one twice, the networks of -i arrive on it twice.
+        *(ports, owners, inbound, interfaces, destinations),
+        *(outbound_ports, dns, marks, families),
     )
     for read in readers:
         yield from read(reading)

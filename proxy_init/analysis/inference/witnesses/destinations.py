@@ -39,7 +39,8 @@ def destinations(reading: Reading) -> Iterator[Sequence[Choice]]:
     whole: list[bool] = []
     for family in reading.families:
         excluded, outbound = _networks(reading, family, loopbacks)
-        captured[family] = [*dict.fromkeys([*_captured_on_arrival(reading, family), outbound])]
+        arriving = _captured_on_arrival(reading, family)
+        captured[family] = sorted(dict.fromkeys([outbound, *arriving]), key=bool, reverse=True)
         if outbound or any(captured[family]):
             whole.append(outbound == (EVERYWHERE[family],))
         name = per_family("outbound_excluded_networks", family)
