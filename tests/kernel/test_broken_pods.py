@@ -98,7 +98,7 @@ def test_the_network_of_the_services_is_excluded() -> None:
         )
         assert explained(pod, "10.100.0.7:80")["sentence"] == (
             "Direct: TCP to 10.100.0.7:80 from uid 1000, gid 1000 is not captured: "
-            "rule 9 of ISTIO_OUTPUT (nat) decides: -d 10.96.0.0/12 -j RETURN."
+            "outbound to 10.96.0.0/12 is excluded (-x)."
         )
 
 

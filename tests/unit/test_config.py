@@ -395,6 +395,7 @@ def without_defaults(config: Config) -> dict[str, object]:
 
 def test_the_arguments_of_a_1_0_injector() -> None:
     assert without_defaults(read(*INJECTORS["1.0"])) == {
+        "about_rules": True,
         "outbound_networks": EVERYTHING,
         "inbound_ports": (8080, 9090),
         "warnings": read(*INJECTORS["1.0"]).warnings,
@@ -403,6 +404,7 @@ def test_the_arguments_of_a_1_0_injector() -> None:
 
 def test_the_arguments_of_today_s_injector() -> None:
     assert without_defaults(read(*INJECTORS["today"])) == {
+        "about_rules": True,
         "inbound_port": 15006,
         "outbound_networks": EVERYTHING,
         "inbound_ports": EVERYTHING,
