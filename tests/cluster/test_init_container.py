@@ -1,5 +1,7 @@
 """proxy-init as an init container, on kubelet and containerd, with a real Envoy."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from cluster import outside
@@ -11,6 +13,7 @@ from tests.cluster.mesh import (
     ask,
     assert_passes_both_sidecars,
     create,
+    new_pods_deleted,
     start,
     wait_for_app,
     wait_for_phase,
@@ -46,10 +49,11 @@ FLAGS = (
 
 
 @pytest.fixture(scope="module")
-def mesh(cluster: Cluster) -> dict[str, str]:
+def mesh(cluster: Cluster) -> Iterator[dict[str, str]]:
     """The names of the Pods of MANIFESTS, all of which run."""
-    start(cluster, *MANIFESTS.values())
-    return {kind: pod["metadata"]["name"] for kind, pod in MANIFESTS.items()}
+    with new_pods_deleted(cluster):
+        start(cluster, *MANIFESTS.values())
+        yield {kind: pod["metadata"]["name"] for kind, pod in MANIFESTS.items()}
 
 
 def message_of(pod: Manifest, container: str) -> str:

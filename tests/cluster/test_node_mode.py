@@ -93,10 +93,11 @@ def pods(runtime: Cluster, agent: Agent) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def mesh(runtime: Cluster, agent: Agent) -> dict[str, str]:
+def mesh(runtime: Cluster, agent: Agent) -> Iterator[dict[str, str]]:
     """The names of the Pods of KINDS, all of which run."""
-    start(runtime, *KINDS.values())
-    return {kind: pod["metadata"]["name"] for kind, pod in KINDS.items()}
+    with new_pods_deleted(runtime):
+        start(runtime, *KINDS.values())
+        yield {kind: pod["metadata"]["name"] for kind, pod in KINDS.items()}
 
 
 @pytest.mark.parametrize(("kind", "version"), SEEN)
