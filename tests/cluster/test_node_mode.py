@@ -210,9 +210,13 @@ def test_an_annotation_that_is_wrong_is_named_in_an_event(
     pod = by_flags(REDIRECT)
     pod["metadata"]["annotations"] = annotations
     create(pods, pod)
-    # Not pods.events: they have those of an earlier Pod of this name, too.
-    until(lambda: sentence in pods.describe("redirect"), what=f"no event with {sentence!r}")
-    assert "FailedCreatePodSandBox" in pods.describe("redirect")
+
+    def events() -> str:
+        # Not pods.events: it gives those of an earlier Pod of this name, too.
+        return pods.describe("redirect").partition("\nEvents:")[2]
+
+    until(lambda: sentence in events(), what=f"no event with {sentence!r}")
+    assert "FailedCreatePodSandBox" in events()
     assert pods.get("pod", "redirect")["status"]["phase"] == "Pending"
 
 
